@@ -1,0 +1,151 @@
+"""Every error that Polyclinic raises on purpose.
+
+::
+
+    PolyclinicError
+    ├── ConfigError             config              a setting that is unknown, missing or contradicts another
+    ├── PlanError               plan                a training plan that cannot be built or run
+    │   └── PlanSourceError     plan-source         a part of a plan that cannot travel to the nodes
+    ├── MessageError            message             bytes that are no message of ours
+    ├── DatasetError            dataset             data that cannot be read or do not fit what was declared
+    │   ├── DatasetChanged      dataset-changed     data that vanished or changed since they were registered
+    │   └── DownloadError       download            a download that cannot be finished or verified
+    ├── NodeError               node                a node that does not exist or cannot work
+    │   └── NodeInUse           node-in-use         another program holds this node's folder
+    ├── FederationError         federation          the nodes cannot be reached as asked
+    │   └── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
+    ├── TrainingError           training            local training that cannot go on
+    ├── EvaluationError         evaluation          a metric that these predictions do not allow
+    ├── AggregationError        aggregation         updates that do not fit together
+    ├── RoundFailed             round-failed        too few nodes answered in a round
+    ├── RunFolderError          run-folder          the run folder cannot be written or is not this experiment's
+    └── Cancelled               cancelled           stopped on request
+
+The second column is the error's ``code``: it travels in replies, and ``docs/errors/<code>.md`` tells what to do.
+Messages name columns, shapes, counts and files; never a patient's values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+
+class PolyclinicError(Exception):
+    """What went wrong, where, and what to do about it.
+
+    Args:
+        what: one sentence that names the thing at fault.
+        to_do: one sentence that tells the reader what to do next.
+        where: the place, innermost wins, for example ``node="va", round=3, stage="train"``.
+    """
+
+    code: ClassVar[str] = "polyclinic"
+
+    def __init__(self, what: str, *, to_do: str = "", **where: object) -> None:
+        super().__init__(what)
+        self.what = what
+        self.to_do = to_do
+        self.where: dict[str, object] = where
+
+    def __str__(self) -> str:
+        place = ", ".join(f"{key} {value}" for key, value in self.where.items())
+        return (
+            self.what
+            + (f" ({place})" if place else "")
+            + (f"\n  What to do: {self.to_do}" if self.to_do else "")
+        )
+
+
+class ConfigError(PolyclinicError):
+    code = "config"
+
+
+class PlanError(PolyclinicError):
+    code = "plan"
+
+
+class PlanSourceError(PlanError):
+    code = "plan-source"
+
+
+class MessageError(PolyclinicError):
+    code = "message"
+
+
+class DatasetError(PolyclinicError):
+    code = "dataset"
+
+
+class DatasetChanged(DatasetError):
+    code = "dataset-changed"
+
+
+class DownloadError(DatasetError):
+    code = "download"
+
+
+class NodeError(PolyclinicError):
+    code = "node"
+
+
+class NodeInUse(NodeError):
+    code = "node-in-use"
+
+
+class FederationError(PolyclinicError):
+    code = "federation"
+
+
+class NoMatchingNodes(FederationError):
+    code = "no-matching-nodes"
+
+
+class TrainingError(PolyclinicError):
+    code = "training"
+
+
+class EvaluationError(PolyclinicError):
+    code = "evaluation"
+
+
+class AggregationError(PolyclinicError):
+    code = "aggregation"
+
+
+class RoundFailed(PolyclinicError):
+    code = "round-failed"
+
+
+class RunFolderError(PolyclinicError):
+    code = "run-folder"
+
+
+class Cancelled(PolyclinicError):
+    code = "cancelled"
+
+
+@contextmanager
+def during(**where: object) -> Iterator[None]:
+    """Adds the place to an error of ours on its way up; the innermost place wins."""
+    try:
+        yield
+    except PolyclinicError as err:
+        err.where = where | err.where
+        raise
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not among the known ones: the nearest one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def reject_unknown(given: Iterable[str], allowed: Iterable[str], *, kind: str = "setting") -> None:
+    """Raises ConfigError for the first key that is not allowed, with the nearest allowed one."""
+    known = set(allowed)
+    for key in sorted(set(given) - known):
+        raise ConfigError(f"unknown {kind} {key!r}", to_do=nearest(key, known))
