@@ -52,11 +52,7 @@ class PolyclinicError(Exception):
 
     def __str__(self) -> str:
         place = ", ".join(f"{key} {value}" for key, value in self.where.items())
-        return (
-            self.what
-            + (f" ({place})" if place else "")
-            + (f"\n  What to do: {self.to_do}" if self.to_do else "")
-        )
+        return self.what + (f" ({place})" if place else "") + (f"\n  What to do: {self.to_do}" if self.to_do else "")
 
 
 class ConfigError(PolyclinicError):

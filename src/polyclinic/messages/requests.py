@@ -1,0 +1,69 @@
+"""What an experiment asks of a node."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from polyclinic.messages.message import Identifier, Message, Part
+from polyclinic.messages.training_args import TrainingArgs
+
+
+class PlanText(Part):
+    """A training plan as it travels: one readable Python text, and the name of the class in it."""
+
+    text: str
+    class_name: str
+
+
+class LocalRule(Part):
+    """What an aggregator changes in local training, by name: nodes know the rules, no code travels for them."""
+
+    name: str
+    numbers: dict[str, float] = {}
+
+
+class Request(Message):
+    request_id: Identifier
+
+
+class SearchRequest(Request):
+    """Which datasets do you hold that have all of these tags?"""
+
+    kind: Literal["search-request/1"] = "search-request/1"
+    tags: tuple[str, ...] = ()
+
+
+class WorkRequest(Request):
+    """What training, evaluation and checks have in common."""
+
+    experiment_id: Identifier
+    dataset_id: Identifier
+    plan: PlanText
+    model_args: dict[str, Any]
+    training_args: TrainingArgs
+    seed: int
+
+
+class CheckRequest(WorkRequest):
+    """Can you run this plan on this dataset? Answered by building it and taking one step on one batch."""
+
+    kind: Literal["check-request/1"] = "check-request/1"
+
+
+class TrainRequest(WorkRequest):
+    """Train the model in ``tensors`` for one round, and send it back."""
+
+    kind: Literal["train-request/1"] = "train-request/1"
+    round: Annotated[int, Field(ge=1)]
+    local_rule: LocalRule | None = None
+
+
+class EvaluateRequest(WorkRequest):
+    """Evaluate the model in ``tensors``, which is that of after ``round``. No metrics named: the dataset's own."""
+
+    kind: Literal["evaluate-request/1"] = "evaluate-request/1"
+    round: Annotated[int, Field(ge=0)]
+    split: Literal["train", "test"]
+    metrics: tuple[str, ...] | None = None

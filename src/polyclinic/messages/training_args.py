@@ -1,0 +1,99 @@
+"""How a node trains in one round: the researcher's ``training_args``, validated, as they travel in a request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from polyclinic.errors import ConfigError, reject_unknown
+
+
+class LearningRateSchedule(BaseModel):
+    """The learning rate as a function of the round, counted from 1.
+
+    ``step``: times ``factor`` after each ``every`` rounds. ``exponential``: times ``factor`` each round.
+    ``cosine``: from ``lr`` down to ``lr * final`` over ``rounds`` rounds, constant afterwards
+    (Loshchilov & Hutter, SGDR, ICLR 2017, arXiv:1608.03983, without restarts).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["step", "exponential", "cosine"]
+    every: Annotated[int, Field(ge=1)] = 1
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rounds: Annotated[int, Field(ge=1)] = 1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def scale(self, round_index: int) -> float:
+        """What the learning rate is multiplied by in this round."""
+        done = round_index - 1
+        if self.kind == "step":
+            return float(self.factor ** (done // self.every))
+        if self.kind == "exponential":
+            return float(self.factor**done)
+        part = min(done / self.rounds, 1.0)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * part)) / 2
+
+
+class TrainingArgs(BaseModel):
+    """One round of local training.
+
+    Exactly one of ``epochs`` (passes over the node's data) and ``num_updates`` (batches) is given.
+    ``num_updates`` goes on through the data over the rounds: the next round starts at the batch where the last one
+    ended, and a new random order is drawn after each pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: Annotated[int, Field(ge=1, description="samples in a batch")] = 32
+    lr: Annotated[float | None, Field(gt=0, description="learning rate; default: the plan's optimizer's own")] = None
+    epochs: Annotated[int | None, Field(ge=1)] = None
+    num_updates: Annotated[int | None, Field(ge=1)] = None
+    optimizer_state: Annotated[
+        Literal["fresh", "kept"],
+        Field(description="the optimizer's moments: fresh each round, or kept at the node"),
+    ] = "fresh"
+    buffers: Annotated[
+        Literal["averaged", "local"],
+        Field(description="BatchNorm statistics: averaged, or each node keeps its own"),
+    ] = "averaged"
+    device: Annotated[str, Field(description='"auto" (CUDA where there is one), "cpu", "cuda:0", …')] = "auto"
+    clip_norm: Annotated[float | None, Field(gt=0, description="gradients are scaled down to this norm")] = None
+    lr_schedule: LearningRateSchedule | None = None
+    seed: Annotated[int | None, Field(ge=0, description="default: the experiment's")] = None
+    num_workers: Annotated[int, Field(ge=0, description="processes that load batches at a node")] = 0
+    drop_last: Annotated[bool, Field(description="leave out the last, smaller batch of a pass")] = False
+    dry_run: Annotated[bool, Field(description="one batch only")] = False
+    test_every: Annotated[int, Field(ge=0, description="evaluate each so many rounds; 0: never")] = 0
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> TrainingArgs:
+        """The validated arguments.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest known one), a value out of range, or not exactly one of
+                ``epochs`` and ``num_updates``.
+        """
+        reject_unknown(given, cls.model_fields, kind="training argument")
+        try:
+            args = cls.model_validate(dict(given))
+        except ValidationError as err:
+            first = err.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"training argument {name!r}: {first['msg']}, got {first['input']!r}") from None
+        if (args.epochs is None) == (args.num_updates is None):
+            raise ConfigError(
+                f"training_args needs exactly one of epochs and num_updates, got epochs={args.epochs} and "
+                f"num_updates={args.num_updates}",
+                to_do="give epochs (passes over each node's data) or num_updates (batches), and leave the other out",
+            )
+        return args
+
+    def learning_rate(self, round_index: int) -> float | None:
+        """The learning rate of this round, or None for the plan's own."""
+        if self.lr is None or self.lr_schedule is None:
+            return self.lr
+        return self.lr * self.lr_schedule.scale(round_index)

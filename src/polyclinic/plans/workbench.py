@@ -1,0 +1,141 @@
+"""A built plan that a process trains again and again: for other rounds, and for other nodes.
+
+Building a plan costs memory and time, so a process builds it once. What one node's training leaves in it must not
+reach the next: tensors are overwritten, the optimizer is reset, and plain attributes are put back.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from polyclinic.errors import AggregationError, PlanError, PolyclinicError
+from polyclinic.plans.torch_plan import TorchTrainingPlan
+from polyclinic.randomness import seeded
+
+State = dict[str, torch.Tensor]
+
+# What every module has; the rest of its attributes are the author's.
+_MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
+_PLAIN = (int, float, str, bool, bytes, complex, type(None))
+
+
+class Workbench:
+    """One built plan. Not for two threads at once.
+
+    Args:
+        plan_class: the researcher's class.
+        model_args: handed to its ``__init__``.
+        seed: of the initial weights; the global generators are left as they were.
+        device: where to train.
+
+    Raises:
+        PlanError: if the plan cannot be built, or lacks a training_step, parameters or an optimizer.
+    """
+
+    def __init__(
+        self, plan_class: type, model_args: Mapping[str, Any], *, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        with seeded(seed):
+            self.plan = build(plan_class, model_args)
+        self.device = torch.device(device)
+        self.plan.to(self.device)
+        optimizer = self.plan.optimizer
+        self._groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        self._attributes = [(module, _author_attributes(module)) for module in self.plan.modules()]
+
+    def state(self) -> State:
+        """The live tensors by name: parameters and buffers. They change with the next training."""
+        return {name: tensor.detach() for name, tensor in self.plan.state_dict(keep_vars=True).items()}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copies the tensors in.
+
+        Raises:
+            AggregationError: if names or shapes are not the plan's.
+        """
+        own = self.plan.state_dict(keep_vars=True)
+        if own.keys() != tensors.keys():
+            odd = sorted(own.keys() ^ tensors.keys())
+            raise AggregationError(f"the model that was sent is not the plan's: tensors {', '.join(odd[:5])} differ")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if tensor.shape != tensors[name].shape:
+                    raise AggregationError(
+                        f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the plan's has {tuple(tensor.shape)}"
+                    )
+                tensor.copy_(tensors[name])
+
+    def reset(self, learning_rate: float | None) -> None:
+        """Puts the optimizer and the plan's plain attributes back as they were when it was built."""
+        optimizer = self.plan.optimizer
+        optimizer.state.clear()
+        for group, initial in zip(optimizer.param_groups, self._groups, strict=True):
+            group.update(initial)
+            if learning_rate is not None:
+                group["lr"] = learning_rate
+        for module, initial in self._attributes:
+            _restore(module, initial)
+
+    def free_gradients(self) -> None:
+        """Gradients take as much memory as the model; between trainings nobody needs them."""
+        for parameter in self.plan.parameters():
+            parameter.grad = None
+
+
+def build(plan_class: type, model_args: Mapping[str, Any]) -> TorchTrainingPlan:
+    """The plan, built and checked.
+
+    Raises:
+        PlanError: what is missing, and what to write.
+    """
+    name = plan_class.__name__
+    if not issubclass(plan_class, TorchTrainingPlan):
+        raise PlanError(f"{name} is no training plan", to_do=f"write class {name}(TorchTrainingPlan)")
+    if plan_class.training_step is TorchTrainingPlan.training_step:
+        raise PlanError(
+            f"{name} has no training_step", to_do="write training_step(self, x, y) that returns the batch's loss"
+        )
+    try:
+        takes_arguments = len(inspect.signature(plan_class.__init__).parameters) > 1
+        plan = plan_class(dict(model_args)) if takes_arguments else plan_class()
+    except PolyclinicError:
+        raise
+    except Exception as err:
+        raise PlanError(
+            f"{name}(model_args) failed: {type(err).__name__}: {err}", to_do="check model_args against the plan"
+        ) from err
+    if not isinstance(getattr(plan, "optimizer", None), torch.optim.Optimizer):
+        raise PlanError(
+            f"{name} has no optimizer",
+            to_do="set self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1), or another, in __init__",
+        )
+    if not any(p.requires_grad for p in plan.parameters()):
+        raise PlanError(f"{name} has no parameters to train", to_do="set self.model to a torch module in __init__")
+    return plan
+
+
+def _author_attributes(module: torch.nn.Module) -> dict[str, Any]:
+    kept = {}
+    for name, value in vars(module).items():
+        if name in _MODULE_ATTRIBUTES or isinstance(value, torch.optim.Optimizer):
+            continue
+        try:
+            kept[name] = value if isinstance(value, _PLAIN) else copy.deepcopy(value)
+        except Exception:  # what cannot be copied (a function's closure, a lock) stays as it is
+            continue
+    return kept
+
+
+def _restore(module: torch.nn.Module, initial: dict[str, Any]) -> None:
+    now = vars(module)
+    for name, value in initial.items():
+        if isinstance(value, _PLAIN):
+            if now.get(name, initial) is not value:
+                now[name] = value
+        else:
+            now[name] = copy.deepcopy(value)

@@ -1,0 +1,43 @@
+"""One named stream of randomness per purpose.
+
+Every stream is derived by a hash from (experiment seed, purpose, round, node …), so that results depend neither on
+the order in which nodes work nor on the process they work in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+
+def derive(seed: int, *where: str | int) -> int:
+    """A 63-bit seed for the stream of this purpose and place."""
+    digest = hashlib.blake2b(repr((seed, *where)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators of Python, numpy and torch, and restores all three afterwards.
+
+    A plan's code draws from the global generators (dropout, augmentation); nothing else of ours does.
+    """
+    import torch
+
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+        for device, state in enumerate(cuda_states):
+            torch.cuda.set_rng_state(state, device)
