@@ -42,7 +42,7 @@ class TorchTrainingPlan(torch.nn.Module):
         """Declares import lines by hand that the plan's text shall begin with; most plans need none."""
         self.dependencies += tuple(lines)
 
-    def training_step(self, *batch: Any) -> torch.Tensor:
+    def training_step(self, *batch: Any) -> torch.Tensor:  # noqa: ARG002  (the signature is what authors override)
         """The loss of one batch, as a scalar tensor. ``batch`` is what the node's dataset yields, collated."""
         raise PlanError(
             f"{type(self).__name__} has no training_step",

@@ -46,7 +46,7 @@ class Workbench:
         self.plan.to(self.device)
         optimizer = self.plan.optimizer
         self._groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        self._attributes = [(module, _author_attributes(module)) for module in self.plan.modules()]
+        self._attributes = [(module, *_author_attributes(module)) for module in self.plan.modules()]
 
     def state(self) -> State:
         """The live tensors by name: parameters and buffers. They change with the next training."""
@@ -78,8 +78,8 @@ class Workbench:
             group.update(initial)
             if learning_rate is not None:
                 group["lr"] = learning_rate
-        for module, initial in self._attributes:
-            _restore(module, initial)
+        for module, names, plain in self._attributes:
+            _restore(module, names, plain)
 
     def free_gradients(self) -> None:
         """Gradients take as much memory as the model; between trainings nobody needs them."""
@@ -119,23 +119,28 @@ def build(plan_class: type, model_args: Mapping[str, Any]) -> TorchTrainingPlan:
     return plan
 
 
-def _author_attributes(module: torch.nn.Module) -> dict[str, Any]:
-    kept = {}
-    for name, value in vars(module).items():
-        if name in _MODULE_ATTRIBUTES or isinstance(value, torch.optim.Optimizer):
-            continue
-        try:
-            kept[name] = value if isinstance(value, _PLAIN) else copy.deepcopy(value)
-        except Exception:  # what cannot be copied (a function's closure, a lock) stays as it is
-            continue
-    return kept
+def _author_attributes(module: torch.nn.Module) -> tuple[frozenset[str], dict[str, Any]]:
+    """The names a module has, and those of its author's attributes that are plain data."""
+    attributes = vars(module)
+    plain = {k: copy.deepcopy(v) for k, v in attributes.items() if k not in _MODULE_ATTRIBUTES and _is_plain(v)}
+    return frozenset(attributes), plain
 
 
-def _restore(module: torch.nn.Module, initial: dict[str, Any]) -> None:
+def _is_plain(value: object) -> bool:
+    """Whether a copy of the value is as good as the value: a list of modules, for one, is not."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    return isinstance(value, _PLAIN)
+
+
+def _restore(module: torch.nn.Module, names: frozenset[str], plain: dict[str, Any]) -> None:
     now = vars(module)
-    for name, value in initial.items():
+    for name in now.keys() - names:
+        del now[name]
+    for name, value in plain.items():
         if isinstance(value, _PLAIN):
-            if now.get(name, initial) is not value:
-                now[name] = value
+            now[name] = value
         else:
             now[name] = copy.deepcopy(value)

@@ -1,0 +1,46 @@
+"""Algorithms that make the next global model of the nodes' updates, one a file.
+
+To add one: write its file (an `Aggregator`, and a `LocalRuleStep` if it changes local training), and name both here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from polyclinic.aggregators.aggregator import Aggregator, LocalRuleStep
+from polyclinic.aggregators.fed_average import FedAverage
+from polyclinic.aggregators.fed_prox import FedProx, ProximalTerm
+from polyclinic.errors import ConfigError, nearest
+from polyclinic.messages.requests import LocalRule
+
+AGGREGATORS: dict[str, type[Aggregator]] = {cls.__name__: cls for cls in (FedAverage, FedProx)}
+LOCAL_RULES: dict[str, type[LocalRuleStep]] = {cls.name: cls for cls in (ProximalTerm,)}
+
+
+def make_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
+    """The aggregator of this class name, as `Aggregator.settings` describes it.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in AGGREGATORS:
+        raise ConfigError(f"unknown aggregator {name!r}", to_do=nearest(name, AGGREGATORS))
+    return AGGREGATORS[name](**settings)
+
+
+def make_local_rule(rule: LocalRule) -> LocalRuleStep:
+    """What a node does for this rule of a request.
+
+    Raises:
+        ConfigError: if this version of Polyclinic does not know the rule.
+    """
+    if rule.name not in LOCAL_RULES:
+        raise ConfigError(
+            f"unknown local rule {rule.name!r}; {nearest(rule.name, LOCAL_RULES)}",
+            to_do="install the researcher's version of Polyclinic at this node",
+        )
+    return LOCAL_RULES[rule.name](rule.numbers)
+
+
+__all__ = ["AGGREGATORS", "LOCAL_RULES", "Aggregator", "FedAverage", "FedProx", "make_aggregator", "make_local_rule"]
