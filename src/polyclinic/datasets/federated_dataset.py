@@ -33,6 +33,8 @@ from polyclinic.errors import ConfigError, DatasetError, PolyclinicError, neares
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
+    from polyclinic.metrics import Metric
+
 REQUIRED_NAMES = (
     "BATCH_SIZE",
     "Baseline",
@@ -169,6 +171,8 @@ class FederatedDataset:
         self.num_clients: int = int(module.NUM_CLIENTS)
         self.num_epochs_pooled: int = int(module.NUM_EPOCHS_POOLED)
         self.get_nb_max_rounds: Callable[..., int] = module.get_nb_max_rounds
+        # The same number as ``metric``, of counts that add up over nodes; without it only nodes' own values exist.
+        self.mergeable_metric: Metric | None = getattr(module, "METRIC", None)
         self.collate_fn: Callable[..., Any] | None = getattr(module, "collate_fn", None)
         self.card: Card | None = getattr(module, "CARD", None)
         self.centers: tuple[str, ...] = tuple(

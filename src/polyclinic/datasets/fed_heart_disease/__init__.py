@@ -14,7 +14,7 @@ from polyclinic.datasets.fed_heart_disease.dataset import (
     HeartDiseaseRaw,
 )
 from polyclinic.datasets.fed_heart_disease.loss import BaselineLoss
-from polyclinic.datasets.fed_heart_disease.metric import metric
+from polyclinic.datasets.fed_heart_disease.metric import METRIC, metric
 from polyclinic.datasets.fed_heart_disease.model import Baseline
 from polyclinic.datasets.fed_heart_disease.prepare import CARD, download, ensure_prepared, mock, prepare
 from polyclinic.datasets.federated_dataset import rounds_for
@@ -38,6 +38,7 @@ __all__ = [
     "CENTERS",
     "FEATURES",
     "LR",
+    "METRIC",
     "NUM_CLIENTS",
     "NUM_EPOCHS_POOLED",
     "Baseline",

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.metrics import Accuracy
+
+METRIC = Accuracy()
+
 
 def metric(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
     """Share of right answers, in [0, 1].

@@ -14,7 +14,7 @@ from polyclinic.datasets.fed_tcga_brca.dataset import (
     TcgaBrcaRaw,
 )
 from polyclinic.datasets.fed_tcga_brca.loss import BaselineLoss
-from polyclinic.datasets.fed_tcga_brca.metric import metric
+from polyclinic.datasets.fed_tcga_brca.metric import METRIC, metric
 from polyclinic.datasets.fed_tcga_brca.model import Baseline
 from polyclinic.datasets.fed_tcga_brca.prepare import CARD, download, ensure_prepared, mock, prepare
 from polyclinic.datasets.federated_dataset import rounds_for
@@ -38,6 +38,7 @@ __all__ = [
     "CENTERS",
     "FEATURES",
     "LR",
+    "METRIC",
     "NUM_CLIENTS",
     "NUM_EPOCHS_POOLED",
     "Baseline",

@@ -132,7 +132,7 @@ def centers_of(table: pd.DataFrame) -> NDArray[np.int64]:
             f"{int(numbers.isna().sum())} patients are of tissue source sites of no known region: {', '.join(unknown)}",
             to_do="pid must be a barcode like TCGA-BH-A0B3 with one of the sites that the table knows",
         )
-    return numbers.to_numpy(dtype=np.int64)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def train_rows(centers: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.errors import EvaluationError
+from polyclinic.metrics import ConcordanceIndex
+
+METRIC = ConcordanceIndex()
 
 
 def metric(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
