@@ -209,11 +209,16 @@ class FederatedDataset:
         return center_index(center, self.centers)
 
     def ensure_prepared(self, data_path: str | Path | None, **options: Any) -> Path | None:
-        """The path to build from: prepares raw data where the module asks for it, else the path as given."""
+        """The path to build from: prepares raw data where the module asks for it, else the path as given.
+
+        Args:
+            options: those of `build`; what the preparation does not depend on is left out.
+        """
         prepare = getattr(self.module, "ensure_prepared", None)
         if prepare is None:
             return None if data_path is None else Path(data_path)
-        found: Path | None = prepare(data_path, **options)
+        taken = inspect.signature(prepare).parameters
+        found: Path | None = prepare(data_path, **{key: options[key] for key in options if key in taken})
         return found
 
     def build(

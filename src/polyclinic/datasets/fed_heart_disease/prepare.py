@@ -25,7 +25,7 @@ from polyclinic.errors import ConfigError, DatasetError
 CARD = Card(
     name="fed_heart_disease",
     title="Fed-Heart-Disease",
-    task="presence of heart disease from 13 clinical features (tabular, binary)",
+    task="presence of heart disease from 13 features (binary)",
     license="CC BY 4.0",
     license_url="https://creativecommons.org/licenses/by/4.0/",
     citation=(
@@ -33,7 +33,7 @@ CARD = Card(
         "UCI Machine Learning Repository, 1989. doi:10.24432/C52P4X"
     ),
     source_url="https://archive.ics.uci.edu/dataset/45/heart+disease",
-    download_size="40 kB, already in the package",
+    download_size="none: it ships with us",
     needs_data=False,
     samples=((199, 104), (172, 89), (30, 16), (85, 45)),
 )
@@ -83,13 +83,12 @@ def prepare(source: str | Path, to: str | Path, *, flamby_compatible: bool = Fal
     return Path(to)
 
 
-def ensure_prepared(data_path: str | Path | None, **options: Any) -> Path | None:
+def ensure_prepared(data_path: str | Path | None) -> Path | None:
     """The same path, after reading what is there; None stays None: the data of the package.
 
     Raises:
         DatasetError: no file of a center is there, or one cannot be read.
     """
-    del options
     if data_path is None:
         return None
     present = _center_files(Path(data_path))

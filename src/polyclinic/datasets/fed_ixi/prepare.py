@@ -15,8 +15,11 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch.nn import functional as F
 
+from polyclinic import __version__
 from polyclinic.datasets.fed_ixi.raw import read_volume
 from polyclinic.datasets.fed_ixi.subjects import CENTERS, HOW_TO_GET_IT, RawData, Subject, open_raw
 from polyclinic.errors import DatasetError
@@ -63,23 +67,23 @@ def prepare(
     raw = open_raw(Path(source))
     folder = Path(to)
     parameters = _parameters(flamby_compatible)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with _writable(folder), FileLock(folder / ".lock"):
         for name in (MANIFEST, _STARTED):
             if (folder / name).exists():
                 _require_same(_read_json(folder / name)["parameters"], parameters, folder)
-        if _is_finished(folder, raw):
+        if _is_finished(folder, raw) and not _damaged(folder):
             return folder
+        # A folder with a manifest is complete, and this one is about to change.
+        (folder / MANIFEST).unlink(missing_ok=True)
         _write_json(folder / _STARTED, {"parameters": parameters})
         failed = _make_parts(raw, folder / _PARTS, flamby_compatible, workers, show_progress)
-        done = [subject for subject in raw.subjects if subject.id not in failed]
-        if not done:
+        if len(failed) == len(raw.subjects):
             subject, why = next(iter(failed.items()))
             raise DatasetError(
                 f"none of the {len(failed)} subjects in {source} could be prepared; {subject}: {why}",
                 to_do="mend or download the files again",
             )
-        _assemble(done, failed, folder, parameters)
+        _assemble(raw.subjects, failed, folder, parameters)
     return folder
 
 
@@ -110,6 +114,9 @@ def ensure_prepared(
     if not path.exists():
         raise DatasetError(f"there is no {path}", to_do=HOW_TO_GET_IT)
     target = Path(to) if to is not None else _place_beside(path, flamby_compatible)
+    if _is_finished(target, open_raw(path)):
+        # Nothing to write, so this works also for who may only read there.
+        return ensure_prepared(target, flamby_compatible=flamby_compatible)
     return prepare(path, target, flamby_compatible=flamby_compatible, workers=workers, show_progress=show_progress)
 
 
@@ -148,8 +155,12 @@ def _prepare_subject(raw: RawData, subject: Subject, part: Path, flamby_compatib
         raise DatasetError(f"unknown hospital {subject.hospital!r}, expected one of {', '.join(CENTERS)}")
     if not subject.image or not subject.label:
         raise DatasetError(f"it has no {'label' if subject.image else 'T1 image'} file")
-    image = read_volume(raw.read(subject.image), subject.image)
-    label = read_volume(raw.read(subject.label), subject.label)
+    try:
+        contents = raw.read(subject.image), raw.read(subject.label)
+    except (OSError, KeyError, zlib.error, zipfile.BadZipFile) as err:
+        raise DatasetError(f"its files cannot be read: {err}") from err
+    image = read_volume(contents[0], subject.image)
+    label = read_volume(contents[1], subject.label)
     if image.shape != label.shape:
         raise DatasetError(f"image and label differ in shape: {image.shape} and {label.shape}")
     if not np.isfinite(image).all():
@@ -181,8 +192,8 @@ def _make_parts(
         }
         try:
             for job in as_completed(jobs):
-                # One bad file must not cost the others: it is reported at the end.
-                if isinstance(err := job.exception(), (DatasetError, OSError, KeyError)):
+                # One bad file must not cost the others: it is reported at the end. A full disk is no bad file.
+                if isinstance(err := job.exception(), DatasetError):
                     failed[jobs[job].id] = str(err)
                 elif err is not None:
                     raise err
@@ -198,8 +209,11 @@ def _part(parts: Path, subject: Subject) -> Path:
     return parts / f"{subject.id}-{subject.num_bytes[0]}-{subject.num_bytes[1]}.npz"
 
 
-def _assemble(subjects: list[Subject], failed: Mapping[str, str], folder: Path, parameters: Mapping[str, Any]) -> None:
+def _assemble(
+    everyone: Sequence[Subject], failed: Mapping[str, str], folder: Path, parameters: Mapping[str, Any]
+) -> None:
     """Joins the parts to the two arrays and writes the manifest, then removes the parts."""
+    subjects = [subject for subject in everyone if subject.id not in failed]
     arrays: dict[str, np.memmap[Any, Any]] = {
         IMAGES: _create(folder / IMAGES, np.float32, (len(subjects), 1, *SHAPE)),
         LABELS: _create(folder / LABELS, np.uint8, (len(subjects), *SHAPE)),
@@ -214,8 +228,8 @@ def _assemble(subjects: list[Subject], failed: Mapping[str, str], folder: Path, 
     manifest = {
         "dataset": "fed_ixi",
         "parameters": parameters,
-        "versions": {name: version(name) for name in ("polyclinic", "torch", "numpy", "nibabel")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "numpy", "nibabel")}
+        | {"polyclinic": __version__, "python": platform.python_version()},
         "sha256": {name: _sha256(folder / name) for name in arrays},
         "subjects": [
             {
@@ -227,7 +241,11 @@ def _assemble(subjects: list[Subject], failed: Mapping[str, str], folder: Path, 
             }
             for subject in subjects
         ],
-        "failed": failed,
+        "failed": [
+            {"id": subject.id, "why": failed[subject.id], "num_bytes": list(subject.num_bytes)}
+            for subject in everyone
+            if subject.id in failed
+        ],
     }
     _write_json(folder / MANIFEST, manifest)
     (folder / _STARTED).unlink()
@@ -243,15 +261,21 @@ def _unfinished(path: Path) -> Path:
 
 
 def _is_finished(folder: Path, raw: RawData) -> bool:
-    """True if the folder holds just these subjects, undamaged."""
+    """True if the folder holds what came of just these files."""
     if not (folder / MANIFEST).exists():
         return False
     manifest = read_manifest(folder)
-    there = {subject["id"]: tuple(subject["num_bytes"]) for subject in manifest["subjects"]}
-    wanted = {subject.id: subject.num_bytes for subject in raw.subjects if subject.id not in manifest["failed"]}
-    return there == wanted and all(
-        (folder / name).exists() and _sha256(folder / name) == digest for name, digest in manifest["sha256"].items()
-    )
+    there = {entry["id"]: tuple(entry["num_bytes"]) for entry in manifest["subjects"] + manifest["failed"]}
+    return there == {subject.id: subject.num_bytes for subject in raw.subjects}
+
+
+def _damaged(folder: Path) -> list[str]:
+    """The arrays that are not there or are not those that were written."""
+    return [
+        name
+        for name, digest in read_manifest(folder)["sha256"].items()
+        if not (folder / name).exists() or _sha256(folder / name) != digest
+    ]
 
 
 def _parameters(flamby_compatible: bool) -> dict[str, Any]:
@@ -275,6 +299,19 @@ def _place_beside(path: Path, flamby_compatible: bool) -> Path:
         return path.parent / name
     digest = hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()
     return Path(platformdirs.user_cache_dir("polyclinic")) / f"{name}-{digest}"
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Makes the folder; a failure to write in it, now or later, becomes a DatasetError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as err:
+        raise DatasetError(
+            f"prepared data cannot be written to {folder}: {err.strerror or err}",
+            to_do="make room, or choose another folder; finished subjects are kept and not done again",
+        ) from err
 
 
 def _sha256(path: Path) -> str:

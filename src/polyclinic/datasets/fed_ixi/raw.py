@@ -33,7 +33,7 @@ def read_volume(content: bytes, name: str) -> NDArray[np.float64]:
         ) from err
     try:
         file = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if name.endswith(".gz") else content)
-        volume: NDArray[np.float64] = file.get_fdata(caching="unchanged")
+        volume: NDArray[np.float64] = np.asarray(file.get_fdata(caching="unchanged"), dtype=np.float64)
     except (OSError, EOFError, zlib.error, ValueError, nibabel.spatialimages.HeaderDataError) as err:
         raise DatasetError(f"{name} is not a readable NIfTI file: {err}") from err
     except nibabel.filebasedimages.ImageFileError as err:
@@ -84,7 +84,7 @@ def _write_subject(folder: Path, subject: str, rng: np.random.Generator) -> None
         ("label", "label", brain.astype(np.uint8)),
     ):
         (folder / subject / kind).mkdir(parents=True, exist_ok=True)
-        content = nibabel.Nifti1Image(voxels, affine).to_bytes()
+        content = nibabel.Nifti1Image(voxels, affine).to_bytes()  # type: ignore[no-untyped-call]
         # Without a time in it, so that the same seed writes the same bytes.
         packed = gzip.compress(content, compresslevel=1, mtime=0)
         (folder / subject / kind / f"{subject}_{ending}.nii.gz").write_bytes(packed)

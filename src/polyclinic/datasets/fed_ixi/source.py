@@ -16,7 +16,7 @@ from polyclinic.errors import DownloadError
 CARD = Card(
     name="fed_ixi",
     title="Fed-IXI",
-    task="brain segmentation in T1 magnetic resonance images (3-D, two classes)",
+    task="brain segmentation in T1 MR images (3-D)",
     license="CC BY-SA 3.0",
     license_url="https://creativecommons.org/licenses/by-sa/3.0/",
     citation=(

@@ -20,8 +20,8 @@ from polyclinic.errors import ConfigError
 CARD = Card(
     name="fed_tcga_brca",
     title="Fed-TCGA-BRCA",
-    task="overall survival of breast cancer patients from 39 clinical features (tabular, survival)",
-    license="GDC open-access data: free use, no attempt to identify a patient",
+    task="survival of breast cancer patients from 39 features",
+    license="GDC open access",
     license_url="https://gdc.cancer.gov/access-data/data-access-policies",
     citation=(
         "The Cancer Genome Atlas Network, Nature 2012, 490:61; J. Liu et al., Cell 2018, 173:400; "
@@ -65,9 +65,8 @@ def prepare(source: str | Path, to: str | Path, *, flamby_compatible: bool = Fal
     return Path(to)
 
 
-def ensure_prepared(data_path: str | Path | None, **options: Any) -> Path:
+def ensure_prepared(data_path: str | Path | None) -> Path:
     """The same path, after reading what is there; DatasetError says how to get the table when it is not."""
-    del options
     centers_of(read_table(data_path))
     assert data_path is not None
     return Path(data_path)
