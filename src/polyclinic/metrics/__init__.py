@@ -4,7 +4,7 @@ from polyclinic.metrics.confusion import Accuracy
 from polyclinic.metrics.custom import CustomMetric
 from polyclinic.metrics.means import MeanLoss, SampleMean
 from polyclinic.metrics.metric import Counts, Estimate, Metric, Rows, add_counts, join_rows
-from polyclinic.metrics.registry import METRICS, get_metric
+from polyclinic.metrics.registry import METRICS, get_metric, metric_of_counts
 from polyclinic.metrics.survival import ConcordanceIndex
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "add_counts",
     "get_metric",
     "join_rows",
+    "metric_of_counts",
 ]

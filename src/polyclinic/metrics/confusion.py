@@ -201,7 +201,7 @@ def mcc(m: Matrix) -> NDArray[np.float64]:
     return np.where(
         true_spread * predicted_spread == 0,
         constant,
-        ratio(covariance, np.sqrt(true_spread) * np.sqrt(predicted_spread)),
+        ratio(covariance, np.sqrt(true_spread * predicted_spread)),
     )
 
 

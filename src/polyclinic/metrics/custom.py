@@ -17,6 +17,8 @@ from polyclinic.errors import EvaluationError
 from polyclinic.metrics.intervals import NO_INTERVAL, Z, around, generator
 from polyclinic.metrics.metric import NO_ESTIMATE, Array, Counts, Estimate, Metric, Rows
 
+CUSTOM_COUNTS = frozenset({"num_samples", "weight", "weighted_value", "weighted_variance"})
+
 
 class CustomMetric(Metric):
     """A metric that is a function of all targets and predictions of a node.

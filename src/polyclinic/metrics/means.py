@@ -18,6 +18,8 @@ from polyclinic.metrics.predictions import class_probabilities, column, finite, 
 
 PerSample = Callable[[Array, Array], Array]
 
+MEAN_COUNTS = frozenset({"num_samples", "num_rows", "sum", "sum_of_squares"})
+
 
 class SampleMean(Metric):
     """The mean of a value that each sample has by itself, for example its Dice coefficient.

@@ -90,9 +90,15 @@ class Metric(ABC):
     def estimate(self, counts: Counts) -> Estimate:
         """Value, interval and error bound from counts, of one node or summed over many."""
 
-    def node_estimate(self, rows: Rows) -> Estimate:
-        """A node's own figures: the exact value from the rows, the interval from the counts."""
-        return replace(self.estimate(self.counts(rows)), value=self.value(rows), error_bound=0.0, exact=True)
+    def node_estimate(self, rows: Rows, counts: Counts | None = None) -> Estimate:
+        """A node's own figures: the exact value from the rows, the interval from the counts.
+
+        Args:
+            rows: all rows of the node.
+            counts: ``counts(rows)``, if they are there already.
+        """
+        estimate = self.estimate(self.counts(rows) if counts is None else counts)
+        return replace(estimate, value=self.value(rows), error_bound=0.0, exact=True)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

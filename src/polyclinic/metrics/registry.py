@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NoReturn
 
-from polyclinic.errors import ConfigError, nearest
+from polyclinic.errors import AggregationError, ConfigError, nearest
 from polyclinic.metrics.confusion import CONFUSION_METRICS
-from polyclinic.metrics.means import MEAN_METRICS
-from polyclinic.metrics.metric import Metric
+from polyclinic.metrics.custom import CUSTOM_COUNTS, CustomMetric
+from polyclinic.metrics.means import MEAN_COUNTS, MEAN_METRICS, SampleMean
+from polyclinic.metrics.metric import Array, Metric
 from polyclinic.metrics.r_squared import RSquared
 from polyclinic.metrics.ranking import AveragePrecision, RocAuc
 from polyclinic.metrics.survival import ConcordanceIndex
@@ -37,3 +39,28 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise ConfigError(f"unknown metric {name!r}", to_do=nearest(name, METRICS))
     return METRICS[name]
+
+
+def metric_of_counts(name: str, counts: Mapping[str, Array]) -> Metric:
+    """A metric whose ``estimate`` reads these counts, also where only the nodes know the metric's own code.
+
+    A dataset at a node may bring a `SampleMean` or a `CustomMetric` under any name. What they send is enough to pool
+    it, so the researcher needs no copy of their code. Only ``estimate`` of the result is of use.
+
+    Raises:
+        AggregationError: counts of no kind that is known here.
+    """
+    if counts.keys() == CUSTOM_COUNTS:
+        return CustomMetric(name, _only_at_the_node)
+    if name in METRICS:
+        return METRICS[name]
+    if not counts or counts.keys() == MEAN_COUNTS:
+        return SampleMean(name, _only_at_the_node)
+    raise AggregationError(
+        f"metric {name!r} came with counts that are not known here: {', '.join(sorted(counts))}",
+        to_do="run the same version of Polyclinic at the nodes; write your own metric as SampleMean or CustomMetric",
+    )
+
+
+def _only_at_the_node(y_true: Array, y_pred: Array) -> NoReturn:
+    raise NotImplementedError("the code of this metric is at the nodes")
