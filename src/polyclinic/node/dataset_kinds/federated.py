@@ -44,6 +44,7 @@ class Federated:
         return Found(
             num_train=parts["train"].num_rows,
             num_test=parts["test"].num_rows,
+            features=_features(dataset.module, parts["train"].shape),
             shape=parts["train"].shape,
             target=parts["train"].target,
             notes=(
@@ -76,6 +77,12 @@ def _build(dataset: FederatedDataset, params: FederatedParams, *, train: bool) -
     path = dataset.ensure_prepared(params.path)
     options: dict[str, Any] = dict(params.options)
     return dataset.build(params.center, train=train, data_path=path, **options)
+
+
+def _features(module: ModuleType, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The names of the columns, if the module tells them."""
+    names = tuple(str(name) for name in getattr(module, "FEATURES", ()))
+    return names if shape == (len(names),) else ()
 
 
 def _files(params: FederatedParams) -> tuple[Path, ...]:

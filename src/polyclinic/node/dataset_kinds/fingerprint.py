@@ -24,7 +24,7 @@ def fingerprint(root: Path, files: Sequence[Path], *, settings: str = "", conten
         contents: False leaves out the contents, for folders that are too large to read for this.
     """
     stat = _stat_digest(root, files)
-    content = _content_digest(root, tuple(files), stat) if contents else _UNREAD
+    content = _content_digest(root, files) if contents else _UNREAD
     return f"{len(files)}.{content}.{stat}.{_digest(settings)}"
 
 
@@ -39,7 +39,7 @@ def changed_files(root: Path, files: Sequence[Path], before: str, *, settings: s
         stat_now = _stat_digest(root, files)
         if stat_now == stat:
             return None
-        if content != _UNREAD and _content_digest(root, tuple(files), stat_now) == content:
+        if content != _UNREAD and _remembered_digest(root, tuple(files), stat_now) == content:
             return None
     except FileNotFoundError:
         return "A file of the dataset has vanished."
@@ -82,12 +82,16 @@ def _stat_digest(root: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-# After a touch the contents would be read again at each look; the stat digest says when a memory is stale.
-@functools.lru_cache(maxsize=64)
-def _content_digest(root: Path, files: tuple[Path, ...], stat: str) -> str:  # noqa: ARG001
+def _content_digest(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{_name(root, file)}\0".encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+# After a touch the contents would be read again at each look; the stat digest says when a memory is stale.
+@functools.lru_cache(maxsize=64)
+def _remembered_digest(root: Path, files: tuple[Path, ...], stat: str) -> str:  # noqa: ARG001
+    return _content_digest(root, files)

@@ -96,7 +96,7 @@ def resized(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
     if pixels.shape[:2] == size:
         return pixels
     # Channel by channel, because Pillow has no floating-point colour; 8 bits would lose what 16 had.
-    planes = [
+    planes: list[NDArray[np.float32]] = [
         np.asarray(
             Image.fromarray(np.ascontiguousarray(pixels[:, :, c])).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         )

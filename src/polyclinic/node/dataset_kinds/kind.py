@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 class Found(pydantic.BaseModel):
     """What was found in a dataset: counts and names, never a value of a patient.
 
-    The node keeps it in its database as it is. What goes to researchers is ``for_researchers()``.
+    The node keeps it in its database. The fingerprint stays there: it has a digest of the content, with which a
+    guess at a small table could be checked.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -34,15 +34,6 @@ class Found(pydantic.BaseModel):
     missing: dict[str, int] = {}  # column -> missing cells, only columns that have any
     notes: tuple[str, ...] = ()  # what a data manager should know, one sentence each
     fingerprint: str  # changes when the data change
-
-    def for_researchers(self) -> Found:
-        """A copy whose fingerprint still changes with the data but confirms no guess about them.
-
-        The node's own fingerprint has a digest of the content: who guesses a small table could check the
-        guess. Hashed together with the files' times, which stay at the node, it tells only same or not.
-        """
-        blurred = hashlib.sha256(self.fingerprint.encode()).hexdigest()[:32]
-        return self.model_copy(update={"fingerprint": blurred})
 
 
 class DatasetKind(Protocol):
