@@ -1,0 +1,1 @@
+"""One run of a training plan over the nodes that hold the data."""

@@ -1,0 +1,109 @@
+"""Which nodes take part in an experiment: those that hold exactly one dataset with all of its tags."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from polyclinic.errors import DatasetChanged, FederationError, NoMatchingNodes, nearest
+from polyclinic.federation.federation import Federation
+from polyclinic.messages.replies import DatasetInfo, Failure, SearchReply
+from polyclinic.messages.requests import SearchRequest
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A node and the dataset it takes part with."""
+
+    node_id: str
+    name: str
+    dataset: DatasetInfo
+
+
+def find_participants(
+    federation: Federation, tags: Sequence[str], only: Sequence[str] | None, min_nodes: int | None
+) -> list[Participant]:
+    """The participants, by node id.
+
+    Args:
+        federation: where to look.
+        tags: all of them must be on the dataset.
+        only: node ids or names; None: every node that has the data.
+        min_nodes: with fewer left, a dataset that vanished or changed is an error, else a warning.
+
+    Raises:
+        NoMatchingNodes: no node has the tags, or a node has two datasets with them.
+        DatasetChanged: a dataset changed or vanished since it was registered.
+        FederationError: ``only`` names a node that is not there.
+    """
+    answers = search(federation, tags, _chosen(federation, only))
+    found, problems = [], []
+    for answer in answers:
+        if len(answer.datasets) > 1:
+            names = ", ".join(repr(d.name) for d in answer.datasets)
+            raise NoMatchingNodes(
+                f"node {answer.node_name!r} has {len(answer.datasets)} datasets with the tags {_listed(tags)}: {names}",
+                to_do="give a tag that only one of them has, for example by adding one at the node",
+            )
+        for dataset in answer.datasets:
+            if dataset.problem:
+                problems.append(f"{answer.node_name}: {dataset.problem}")
+            else:
+                found.append(Participant(answer.node_id, answer.node_name, dataset))
+    if problems:
+        message = f"data are not as they were registered: {'; '.join(problems)}"
+        if min_nodes is None or len(found) < min_nodes:
+            raise DatasetChanged(message, to_do="put the data back, or register the dataset again at that node")
+        warnings.warn(message, stacklevel=4)
+    if not found:
+        raise _nothing_found(federation, tags, only)
+    return sorted(found, key=lambda participant: participant.node_id)
+
+
+def search(federation: Federation, tags: Sequence[str], node_ids: Sequence[str]) -> list[SearchReply]:
+    """What these nodes hold with all of these tags, by node id.
+
+    Raises:
+        FederationError: if a node could not answer.
+    """
+    requests = {n: SearchRequest(request_id=uuid.uuid4().hex, tags=tuple(tags)) for n in node_ids}
+    answers = []
+    for reply in federation.send(requests):
+        if isinstance(reply, Failure):
+            raise FederationError(f"node {reply.node_id} could not answer: {reply.what}", to_do=reply.to_do)
+        assert isinstance(reply, SearchReply)
+        answers.append(reply)
+    return sorted(answers, key=lambda answer: answer.node_id)
+
+
+def _chosen(federation: Federation, only: Sequence[str] | None) -> list[str]:
+    nodes = federation.nodes()
+    if only is None:
+        return [node.node_id for node in nodes]
+    ids = {node.name: node.node_id for node in nodes} | {node.node_id: node.node_id for node in nodes}
+    for name in only:
+        if name not in ids:
+            raise FederationError(f"there is no node {name!r}", to_do=nearest(name, ids))
+    return sorted({ids[name] for name in only})
+
+
+def _nothing_found(federation: Federation, tags: Sequence[str], only: Sequence[str] | None) -> NoMatchingNodes:
+    answers = search(federation, (), _chosen(federation, only))
+    there = sorted({tag for answer in answers for dataset in answer.datasets for tag in dataset.tags})
+    if not there:
+        return NoMatchingNodes(
+            f"none of {len(answers)} nodes has a dataset", to_do="add one: polyclinic node add-dataset --help"
+        )
+    import difflib
+
+    near = [tag for wanted in tags for tag in difflib.get_close_matches(wanted, there, n=3, cutoff=0.4)]
+    ordered = list(dict.fromkeys(near + there))
+    return NoMatchingNodes(
+        f"no node has a dataset with the tags {_listed(tags)}", to_do=f"tags there are: {', '.join(ordered)}"
+    )
+
+
+def _listed(tags: Sequence[str]) -> str:
+    return ", ".join(map(repr, tags)) or "(none)"

@@ -1,0 +1,83 @@
+"""What an experiment is, and what is remembered of each of its rounds; both as JSON in the run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from polyclinic.messages.replies import Failure
+from polyclinic.messages.training_args import TrainingArgs
+
+FORMAT_VERSION = 1
+POOLED = "pooled"
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class ExperimentSpec(_Stored):
+    """Everything that decides an experiment's result, besides the data."""
+
+    format_version: int = FORMAT_VERSION
+    experiment_id: str
+    name: str
+    tags: tuple[str, ...]
+    nodes: tuple[str, ...] | None
+    class_name: str
+    plan_sha256: str
+    model_args: dict[str, Any]
+    training_args: TrainingArgs
+    round_limit: int
+    aggregator: str
+    aggregator_settings: dict[str, Any]
+    min_nodes: int | None
+    deadline_seconds: float | None
+    seed: int
+    keep_all_rounds: bool
+    created: str
+    versions: dict[str, str]
+
+
+class HistoryRow(_Stored):
+    """One figure. ``node`` is a node's name, or "pooled"; ``bytes`` are those that moved for it, both ways."""
+
+    round: int
+    node: str
+    split: str
+    metric: str
+    value: float
+    num_samples: int
+    seconds: float
+    bytes: int
+
+
+class FailureRow(_Stored):
+    """A node that did not contribute to a round."""
+
+    node: str
+    code: str
+    stage: str
+    what: str
+    to_do: str = ""
+
+    @classmethod
+    def of(cls, failure: Failure, node: str) -> FailureRow:
+        return cls(node=node, code=failure.code, stage=failure.stage, what=failure.what, to_do=failure.to_do)
+
+
+class RoundRecord(_Stored):
+    """A completed round. Round 0 is the initial model."""
+
+    round: int
+    started: str
+    seconds: float
+    nodes: tuple[str, ...]
+    rows: tuple[HistoryRow, ...] = ()
+    failures: tuple[FailureRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    # What the best round is chosen by: the first pooled test metric where the round was tested, else the training
+    # loss. Higher is better.
+    score: float | None = None
+    tested: bool = False

@@ -1,0 +1,162 @@
+"""One round: everything that happens between two global models, to be read in one sitting.
+
+1. the aggregator is told where the round begins
+2. one request goes to each node: the same plan, arguments and tensors, another dataset
+3. each update is added as it comes, in the order of node ids, so sums do not depend on who answered first
+4. if enough nodes answered, the aggregator gives the next model; else the round has failed, and nothing changed
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+from polyclinic import tensors
+from polyclinic.aggregators.aggregator import Aggregator, State
+from polyclinic.errors import AggregationError, Cancelled, RoundFailed
+from polyclinic.experiment.observers import Observer, tell
+from polyclinic.experiment.participants import Participant
+from polyclinic.experiment.record import FailureRow, HistoryRow, RoundRecord
+from polyclinic.federation.federation import Federation
+from polyclinic.messages.replies import Failure, Reply, TrainReply
+from polyclinic.messages.requests import TrainRequest, WorkRequest
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """How long a round may take, and how many nodes it needs (None: all)."""
+
+    min_nodes: int | None
+    deadline_seconds: float | None
+
+
+def run_round(
+    request: TrainRequest,
+    participants: Sequence[Participant],
+    federation: Federation,
+    aggregator: Aggregator,
+    settings: RoundSettings,
+    observers: Sequence[Observer] = (),
+) -> tuple[State, RoundRecord]:
+    """Trains ``request.tensors`` for one round at all participants.
+
+    Args:
+        request: for no node in particular; each gets it with its own dataset and request id.
+
+    Returns:
+        The next global model, and the round's record.
+
+    Raises:
+        RoundFailed: fewer than ``min_nodes`` nodes answered.
+        Cancelled: the experiment was cancelled; nothing changed.
+    """
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    names = {p.node_id: p.name for p in participants}
+    deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
+    tell(observers, "round_started", request.round, list(names.values()))
+    aggregator.begin(request.tensors)
+    rows: list[HistoryRow] = []
+    notes: list[str] = []
+    failures: list[Failure] = []
+    for reply in in_node_order(federation.send(for_each(request, participants), deadline), names):
+        tell(observers, "node_replied", names[reply.node_id], reply)
+        if isinstance(reply, TrainReply):
+            try:
+                aggregator.add(reply)
+            except AggregationError as err:
+                reply = _unfit(reply, err)
+        if isinstance(reply, Failure):
+            failures.append(reply)
+            if reply.code == Cancelled.code:
+                # The other nodes are told as well; their replies are of no use.
+                raise Cancelled(f"round {request.round} was stopped on request", to_do="run() goes on from there")
+            continue
+        assert isinstance(reply, TrainReply)
+        rows.append(_row(request, reply, names[reply.node_id]))
+        notes += [f"{names[reply.node_id]}: {note}" for note in reply.notes]
+    needed = len(names) if settings.min_nodes is None else min(settings.min_nodes, len(names))
+    if len(rows) < needed or not rows:
+        raise _round_failed(request.round, failures, names, needed)
+    record = RoundRecord(
+        round=request.round,
+        started=started,
+        seconds=time.monotonic() - began,
+        nodes=tuple(row.node for row in rows),
+        rows=tuple(rows),
+        failures=tuple(FailureRow.of(failure, names[failure.node_id]) for failure in failures),
+        notes=tuple(notes),
+        score=-_mean_loss(rows),
+    )
+    return aggregator.finish(), record
+
+
+def for_each(request: WorkRequest, participants: Iterable[Participant]) -> dict[str, WorkRequest]:
+    """The request for each node: with its dataset and an id of its own; tensors are shared, not copied."""
+    return {
+        p.node_id: request.model_copy(update={"request_id": uuid.uuid4().hex, "dataset_id": p.dataset.dataset_id})
+        for p in participants
+    }
+
+
+def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Iterator[Reply]:
+    """The replies by node id, each as soon as all before it are there. Early ones wait; their tensors are files."""
+    waiting: dict[str, Reply] = {}
+    order = deque(sorted(node_ids))
+    for reply in replies:
+        waiting[reply.node_id] = reply
+        while order and order[0] in waiting:
+            yield waiting.pop(order.popleft())
+
+
+def _row(request: TrainRequest, reply: TrainReply, name: str) -> HistoryRow:
+    return HistoryRow(
+        round=request.round,
+        node=name,
+        split="train",
+        metric="loss",
+        value=reply.loss,
+        num_samples=reply.num_samples,
+        seconds=reply.seconds,
+        bytes=moved(request.tensors, reply.tensors),
+    )
+
+
+def moved(down: Mapping[str, torch.Tensor], up: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of tensors to a node and back."""
+    return tensors.num_bytes(down) + tensors.num_bytes(up)
+
+
+def _mean_loss(rows: Sequence[HistoryRow]) -> float:
+    return sum(row.value * row.num_samples for row in rows) / sum(row.num_samples for row in rows)
+
+
+def _unfit(reply: TrainReply, err: AggregationError) -> Failure:
+    return Failure(
+        request_id=reply.request_id,
+        node_id=reply.node_id,
+        code=err.code,
+        stage="aggregate",
+        what=err.what,
+        to_do=err.to_do,
+    )
+
+
+def _round_failed(round_index: int, failures: Sequence[Failure], names: Mapping[str, str], needed: int) -> RoundFailed:
+    lines = [f"node {names[f.node_id]!r} failed at stage {f.stage!r} ({f.code}): {f.what}" for f in failures]
+    advice = list(dict.fromkeys(f.to_do for f in failures if f.to_do))
+    quorum = "" if needed < len(names) else "; or set min_nodes to go on without a node that fails"
+    error = RoundFailed(
+        f"round {round_index}: {len(names) - len(failures)} of {len(names)} nodes answered, {needed} are needed. "
+        + "; ".join(lines),
+        to_do=("; ".join(advice) or "look at the nodes named above") + quorum + ". run() goes on from the last round",
+    )
+    for failure in failures:
+        if failure.traceback:
+            error.add_note(f"At node {names[failure.node_id]!r}:\n{failure.traceback.rstrip()}")
+    return error

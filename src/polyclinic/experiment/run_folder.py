@@ -1,0 +1,240 @@
+"""The run folder: where an experiment keeps everything.
+
+::
+
+    experiment.json                 what the experiment is (see record.py)
+    plan.py                         the training plan, as it travels
+    rounds/000003.json              the record of round 3, with the digest of its model: this file completes the round
+    models/000003.safetensors       the global model after round 3, and the aggregator's state
+
+A file is written beside its place, flushed to the disk, and renamed. A round's model is written before its record, so
+a round is either complete or not there, whenever the program is killed. Every JSON file carries its own digest. The
+models kept are those of the last two rounds and of the best one; records are kept of all rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from polyclinic import tensors
+from polyclinic.errors import RunFolderError
+from polyclinic.experiment.record import ExperimentSpec, RoundRecord
+from polyclinic.plans.source import PlanSource
+
+State = dict[str, torch.Tensor]
+
+
+class RunFolder:
+    """The files of one experiment.
+
+    Args:
+        path: the folder. Nothing is written before `create`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digests: dict[int, str] = {}
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an experiment in it."""
+        return (self.path / "experiment.json").exists()
+
+    def create(self, spec: ExperimentSpec, plan: PlanSource) -> None:
+        """Makes the folder for a new experiment.
+
+        Raises:
+            RunFolderError: it cannot be written, or holds another experiment.
+        """
+        if self.exists:
+            raise RunFolderError(
+                f"{self.path} holds an experiment already",
+                to_do="go on with it by Experiment.load(folder).run(), or give another folder",
+            )
+        with self._writing():
+            for folder in (self.path, self.path / "rounds", self.path / "models"):
+                folder.mkdir(parents=True, exist_ok=True)
+            _write(self.path / "plan.py", [plan.text.encode()])
+            _write(self.path / "experiment.json", [_sealed(spec.model_dump_json())])
+
+    def read_spec(self) -> ExperimentSpec:
+        """What the experiment is.
+
+        Raises:
+            RunFolderError: there is none, it is damaged, or of another format.
+        """
+        if not self.exists:
+            raise RunFolderError(
+                f"there is no experiment in {self.path}", to_do="give the folder that holds experiment.json"
+            )
+        try:
+            return ExperimentSpec.model_validate_json(_unsealed((self.path / "experiment.json").read_bytes()))
+        except (ValueError, ValidationError) as err:
+            raise RunFolderError(
+                f"{self.path / 'experiment.json'} is damaged, or of another version of Polyclinic",
+                to_do="take the file from a backup, or load it with the version that made it",
+            ) from err
+
+    def read_plan(self, spec: ExperimentSpec) -> PlanSource:
+        """The plan, if it is the one the experiment ran.
+
+        Raises:
+            RunFolderError: it was changed.
+        """
+        plan = PlanSource(text=(self.path / "plan.py").read_bytes().decode(), class_name=spec.class_name)
+        if plan.sha256 != spec.plan_sha256:
+            raise RunFolderError(
+                f"{self.path / 'plan.py'} was changed after the experiment had begun",
+                to_do="put the original back; or begin a new experiment with the changed plan",
+            )
+        return plan
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps a second program from running the same experiment at the same time.
+
+        Raises:
+            RunFolderError: if one does.
+        """
+        lock = FileLock(self.path / "in-use.lock", timeout=0, is_singleton=True)
+        try:
+            with self._writing():
+                lock.acquire()
+        except Timeout:
+            raise RunFolderError(
+                f"another program is running the experiment in {self.path}", to_do="wait until it is done, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_round(self, record: RoundRecord, model: State, aggregator: Mapping[str, torch.Tensor]) -> None:
+        """Completes a round.
+
+        Raises:
+            RunFolderError: the disk is full, or the folder read-only. The round before is complete.
+        """
+        named = {f"model/{k}": v for k, v in model.items()} | {f"aggregator/{k}": v for k, v in aggregator.items()}
+        with self._writing():
+            digest = _write(self._model(record.round), tensors.encode(named))
+            sealed = _sealed(json.dumps({"model_sha256": digest, "record": json.loads(record.model_dump_json())}))
+            _write(self._record(record.round), [sealed])
+        self._digests[record.round] = digest
+
+    def prune(self, keep: Sequence[int]) -> None:
+        """Deletes the models of all rounds but these."""
+        for path in (self.path / "models").glob("*.safetensors"):
+            if int(path.stem) not in keep:
+                path.unlink(missing_ok=True)
+
+    def read_records(self) -> list[RoundRecord]:
+        """The records of all complete rounds, by round, up to the last one that has its model.
+
+        A damaged file is recognised by its digest; then the round before counts as the last, with a warning.
+        """
+        records = []
+        for path in sorted((self.path / "rounds").glob("*.json")):
+            try:
+                content = json.loads(_unsealed(path.read_bytes()))
+                record = RoundRecord.model_validate_json(json.dumps(content["record"]))
+                self._digests[record.round] = content["model_sha256"]
+                records.append(record)
+            except (ValueError, KeyError, ValidationError):
+                warnings.warn(f"{path} is damaged; its round is left out", stacklevel=2)
+        while records and not self._intact(records[-1].round):
+            warnings.warn(
+                f"the model of round {records[-1].round} is damaged or missing; going back to the round before",
+                stacklevel=2,
+            )
+            records.pop()
+        return records
+
+    def read_model(self, round_index: int) -> tuple[State, State]:
+        """The global model after a round, and the aggregator's state.
+
+        Raises:
+            RunFolderError: it was not kept, or is damaged.
+        """
+        if not self._intact(round_index):
+            kept = sorted(int(path.stem) for path in (self.path / "models").glob("*.safetensors"))
+            raise RunFolderError(
+                f"the model of round {round_index} is not in {self.path}, or damaged; rounds kept: {kept}",
+                to_do="use one of them; keep_all_rounds=True keeps all from the start",
+            )
+        named = tensors.load_file(self._model(round_index))
+        parts: list[State] = []
+        for prefix in ("model/", "aggregator/"):
+            parts.append({k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)})
+        return parts[0], parts[1]
+
+    def _intact(self, round_index: int) -> bool:
+        path = self._model(round_index)
+        if not path.is_file() or round_index not in self._digests:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self._digests[round_index]
+
+    def _record(self, round_index: int) -> Path:
+        return self.path / "rounds" / f"{round_index:06d}.json"
+
+    def _model(self, round_index: int) -> Path:
+        return self.path / "models" / f"{round_index:06d}.safetensors"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            raise RunFolderError(
+                f"the run folder {self.path} cannot be written: {err.strerror or err}",
+                to_do="make room or choose another folder; the last complete round is safe, "
+                "Experiment.load(folder).run() goes on from it",
+            ) from err
+
+
+def _write(path: Path, parts: Sequence[bytes | memoryview]) -> str:
+    """Writes a file atomically and durably; returns the SHA-256 of its content."""
+    temporary = path.with_suffix(".tmp")
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return digest.hexdigest()
+
+
+def _sealed(content: str) -> bytes:
+    """JSON with its digest on a line of its own before it."""
+    return f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n".encode()
+
+
+def _unsealed(data: bytes) -> str:
+    digest, _, content = data.decode().partition("\n")
+    content = content.removesuffix("\n")
+    if hashlib.sha256(content.encode()).hexdigest() != digest:
+        raise ValueError("the digest does not match")
+    return content

@@ -1,0 +1,224 @@
+"""One node's part of a round: the plan's steps on the node's own data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from polyclinic.aggregators import make_local_rule
+from polyclinic.errors import PlanError, TrainingError
+from polyclinic.messages.requests import TrainRequest
+from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.node.batches import load_batches, round_order
+from polyclinic.node.experiment_state import ExperimentState, pack_optimizer, unpack_optimizer
+from polyclinic.node.stop import Stop
+from polyclinic.plans.workbench import State, Workbench
+from polyclinic.randomness import derive, seeded
+
+# On a GPU each look at a loss waits for the device, so there it is looked at only every so many batches.
+_LOOK_EVERY = {"cpu": 1}
+_LOOK_EVERY_ON_DEVICE = 16
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What came of a node's training; ``state`` are live tensors, valid until the workbench is used again."""
+
+    state: State
+    num_samples: int
+    num_updates: int
+    loss: float
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def train(
+    workbench: Workbench,
+    dataset: Dataset[Any],
+    collate_fn: Callable[[Any], Any] | None,
+    request: TrainRequest,
+    *,
+    node_id: str,
+    kept: ExperimentState,
+    stop: Stop,
+) -> LocalResult:
+    """Trains the request's model for one round.
+
+    Raises:
+        PlanError: the plan's step does not give a scalar loss.
+        TrainingError: a loss or the resulting model is not finite; or the deadline passed.
+        Cancelled: on request.
+    """
+    began = time.perf_counter()
+    args, plan = request.training_args, workbench.plan
+    with seeded(derive(request.seed, "train", request.round, node_id)):
+        workbench.reset(args.learning_rate(request.round))
+        workbench.load(request.tensors)
+        notes = _take_up(workbench, kept, args, request.round)
+        rule = make_local_rule(request.local_rule) if request.local_rule else None
+        if rule:
+            rule.begin(dict(plan.named_parameters()), request.tensors)
+        data = plan.training_data(dataset)
+        num_samples = len(data)  # type: ignore[arg-type]
+        batches = load_batches(
+            data,
+            round_order(num_samples, args, round_index=request.round, seed=request.seed, node_id=node_id),
+            batch_size=args.batch_size,
+            collate_fn=collate_fn,
+            num_workers=args.num_workers,
+            seed=derive(request.seed, "workers", request.round, node_id),
+        )
+        plan.train()
+        losses = _steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
+    workbench.free_gradients()
+    _require_finite(workbench.state())
+    if args.optimizer_state == "kept" or args.buffers == "local":
+        kept.save(request.round, _to_keep(workbench, args))
+    return LocalResult(
+        state=workbench.state(),
+        num_samples=num_samples,
+        num_updates=len(losses),
+        loss=math.fsum(losses) / len(losses),
+        seconds=time.perf_counter() - began,
+        notes=notes,
+    )
+
+
+def _steps(
+    workbench: Workbench,
+    batches: Any,
+    clip_norm: float | None,
+    adjust_gradients: Callable[[], None] | None,
+    stop: Stop,
+) -> list[float]:
+    """The loop itself: the losses of all batches."""
+    plan, optimizer = workbench.plan, workbench.plan.optimizer
+    on_cpu = workbench.device.type == "cpu"
+    look_every = _LOOK_EVERY.get(workbench.device.type, _LOOK_EVERY_ON_DEVICE)
+    losses: list[float] = []
+    waiting: list[torch.Tensor] = []
+    for batch in batches:
+        stop.check()
+        arguments = as_arguments(batch if on_cpu else to_device(batch, workbench.device))
+        loss = plan.training_step(*arguments)
+        if not losses and not waiting:
+            require_scalar(loss, type(plan).__name__)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if adjust_gradients:
+            adjust_gradients()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(plan.parameters(), clip_norm)
+        optimizer.step()
+        waiting.append(loss.detach())
+        if len(waiting) >= look_every:
+            _look(waiting, losses, arguments)
+    if waiting:
+        _look(waiting, losses, ())
+    return losses
+
+
+def _look(waiting: list[torch.Tensor], losses: list[float], arguments: tuple[Any, ...]) -> None:
+    values = [loss.item() for loss in waiting]
+    waiting.clear()
+    losses.extend(values)
+    for number, value in enumerate(values, len(losses) - len(values) + 1):
+        if not math.isfinite(value):
+            bad = [i for i, a in enumerate(arguments) if _not_finite(a)]
+            if bad:
+                raise TrainingError(
+                    f"the loss of batch {number} is {value}, and entry {bad[0]} of the batch is not finite itself",
+                    to_do="look for missing values in this node's data",
+                )
+            raise TrainingError(
+                f"the loss of batch {number} is {value}",
+                to_do="lower lr, set clip_norm, or look at the plan's loss for a logarithm or a division",
+            )
+
+
+def require_scalar(loss: object, plan_name: str) -> None:
+    """Raises PlanError if a plan's step gave anything else than a scalar that can be trained."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{type(loss).__name__}"
+        raise PlanError(
+            f"{plan_name}.training_step must return the batch's loss as a scalar tensor, it returned {what}",
+            to_do="reduce the loss, for example with .mean()",
+        )
+    if not loss.requires_grad:
+        raise PlanError(
+            f"{plan_name}.training_step returned a loss without a gradient",
+            to_do="compute it from the model's output, without .detach(), .item() or torch.no_grad()",
+        )
+
+
+def as_arguments(batch: Any) -> tuple[Any, ...]:
+    """What a step is called with: a batch's entries, or the batch itself if it is no tuple."""
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with all its tensors on the device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(to_device(value, device) for value in batch)
+    return batch
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+
+
+def _require_finite(state: State) -> None:
+    for name, tensor in state.items():
+        # A sum is cheaper than a test of each value, but may overflow; only then each value is looked at.
+        if tensor.is_floating_point() and not math.isfinite(tensor.sum().item()) and _not_finite(tensor):
+            raise TrainingError(
+                f"after the last step, {name!r} holds values that are not finite", to_do="lower lr, or set clip_norm"
+            )
+
+
+def _take_up(workbench: Workbench, kept: ExperimentState, args: TrainingArgs, round_index: int) -> tuple[str, ...]:
+    """Goes on with what this node kept of earlier rounds."""
+    if args.optimizer_state == "fresh" and args.buffers == "averaged":
+        return ()
+    state = kept.load(before=round_index)
+    if state is None:
+        return () if round_index == 1 else ("this node has kept nothing of earlier rounds, and starts afresh",)
+    if args.optimizer_state == "kept":
+        unpack_optimizer(workbench.plan.optimizer, _without_prefix(state, "optimizer/"))
+        for group, lr in ((g, args.learning_rate(round_index)) for g in workbench.plan.optimizer.param_groups):
+            if lr is not None:
+                group["lr"] = lr
+    if args.buffers == "local":
+        put_buffers(workbench, state)
+    return ()
+
+
+def put_buffers(workbench: Workbench, state: Mapping[str, torch.Tensor]) -> None:
+    """Copies the buffers that a node kept into the plan."""
+    own = dict(workbench.plan.named_buffers())
+    with torch.no_grad():
+        for name, tensor in _without_prefix(state, "buffer/").items():
+            own[name].copy_(tensor)
+
+
+def _to_keep(workbench: Workbench, args: TrainingArgs) -> State:
+    state: State = {}
+    if args.optimizer_state == "kept":
+        state |= {f"optimizer/{name}": t for name, t in pack_optimizer(workbench.plan.optimizer).items()}
+    if args.buffers == "local":
+        state |= {f"buffer/{name}": t for name, t in workbench.plan.named_buffers()}
+    return state
+
+
+def _without_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

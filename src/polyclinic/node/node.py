@@ -1,0 +1,294 @@
+"""The program at one data holder: a request comes in, a reply goes out.
+
+The same object works in all three places: in the researcher's process, in a worker process, in a hospital.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from polyclinic.errors import ConfigError, DatasetChanged, NodeError, NodeInUse, PolyclinicError, nearest
+from polyclinic.messages import replies, requests
+from polyclinic.node.database import NodeRow, open_database
+from polyclinic.node.registry import DatabaseRegistry, RegisteredDataset, Registry, identifier
+from polyclinic.node.stop import Stop
+
+DATABASE = "node.sqlite"
+LOCK = "in-use.lock"
+
+log = logging.getLogger("polyclinic.node")
+
+
+class Node:
+    """One data holder.
+
+    Args:
+        node_id: unique in its federation; streams of randomness and the order of sums depend on it.
+        name: what people read.
+        registry: the datasets.
+        folder: where the node keeps what it must not lose; None for a throw-away node without anything to keep.
+        workbenches: the built plans of this process, shared by its nodes.
+    """
+
+    def __init__(
+        self, node_id: str, name: str, registry: Registry, *, folder: Path | None = None, workbenches: Any = None
+    ) -> None:
+        self.node_id = node_id
+        self.name = name
+        self.registry = registry
+        self.folder = folder
+        self._workbenches = workbenches
+        self._loaded: dict[tuple[str, bool], Any] = {}
+        self._known: dict[str, RegisteredDataset] = {}
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    # ---- folders
+
+    @classmethod
+    def create(cls, place: Path, name: str) -> Node:
+        """Makes a node's folder ``place/<id>``.
+
+        Raises:
+            NodeError: if it exists already.
+        """
+        node_id = identifier(name)
+        folder = place / node_id
+        if (folder / DATABASE).exists():
+            raise NodeError(
+                f"there is a node {node_id!r} already, at {folder}", to_do="choose another name, or use that node"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with Session(open_database(folder / DATABASE)) as session:
+            session.add(NodeRow(node_id=node_id, name=name))
+            session.commit()
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path, *, workbenches: Any = None) -> Node:
+        """The node that keeps its things in this folder.
+
+        Raises:
+            NodeError: if there is none.
+        """
+        if not (folder / DATABASE).is_file():
+            raise NodeError(f"{folder} is no node's folder", to_do="make one with: polyclinic node create NAME")
+        engine: Engine = open_database(folder / DATABASE)
+        with Session(engine) as session:
+            row = session.scalars(select(NodeRow)).one()
+            return cls(row.node_id, row.name, DatabaseRegistry(engine), folder=folder, workbenches=workbenches)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Holds the node's folder, so that no other program works in it at the same time.
+
+        Raises:
+            NodeInUse: naming the other program.
+        """
+        if self.folder is None:
+            yield
+            return
+        lock = FileLock(self.folder / LOCK, timeout=0, is_singleton=True)
+        holder = self.folder / "in-use-by.txt"
+        try:
+            lock.acquire()
+        except Timeout:
+            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another program"
+            raise NodeInUse(
+                f"node {self.name!r} is in use by {who}",
+                to_do="wait until it is done or stop it; or use another place for your nodes (POLYCLINIC_FEDERATION)",
+                folder=self.folder,
+            ) from None
+        try:
+            holder.write_text(f"process {_process()}\n", encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    # ---- requests
+
+    def handle(self, request: requests.Request, stop: Stop | None = None) -> replies.Reply:
+        """Does what is asked; whatever goes wrong is a `Failure`. In a train reply the tensors are the live ones of
+        the process's workbench: use them before the next request."""
+        work: dict[type[requests.Request], tuple[str, Callable[[Any, Stop], replies.Reply]]] = {
+            requests.SearchRequest: ("search", self._search),
+            requests.CheckRequest: ("check", self._check),
+            requests.TrainRequest: ("train", self._train),
+            requests.EvaluateRequest: ("evaluate", self._evaluate),
+        }
+        stage, action = work[type(request)]
+        try:
+            return action(request, stop or Stop())
+        except PolyclinicError as err:
+            return self._failure(request, err, err.code, str(err.where.get("stage", stage)), err.what, err.to_do)
+        except (Exception, SystemExit) as err:
+            what = f"{type(err).__name__}: {err}"
+            to_do = "mend the plan or the data at this node; the traceback says where"
+            return self._failure(request, err, "training" if stage == "train" else "node", stage, what, to_do)
+
+    def _search(self, request: requests.SearchRequest, _stop: Stop) -> replies.SearchReply:
+        wanted = set(request.tags)
+        self._known = {d.dataset_id: d for d in self.registry.datasets()}
+        found = [d.info() for d in self._known.values() if wanted <= set(d.tags)]
+        return replies.SearchReply(
+            request_id=request.request_id, node_id=self.node_id, node_name=self.name, datasets=tuple(found)
+        )
+
+    def _train(self, request: requests.TrainRequest, stop: Stop) -> replies.TrainReply:
+        from polyclinic.node.local_training import train
+
+        dataset = self._dataset(request.dataset_id)
+        result = train(
+            self._benches().get(request),
+            self._load(dataset, train=True),
+            collate_fn(dataset),
+            request,
+            node_id=self.node_id,
+            kept=self._kept(request.experiment_id),
+            stop=stop,
+        )
+        return replies.TrainReply(
+            request_id=request.request_id,
+            node_id=self.node_id,
+            num_samples=result.num_samples,
+            num_updates=result.num_updates,
+            loss=result.loss,
+            seconds=result.seconds,
+            notes=result.notes,
+            tensors=result.state,
+        )
+
+    def _evaluate(self, request: requests.EvaluateRequest, stop: Stop) -> replies.EvaluateReply:
+        from polyclinic.node.local_evaluation import choose_metrics, evaluate
+        from polyclinic.node.local_training import put_buffers
+
+        dataset = self._dataset(request.dataset_id)
+        metrics = choose_metrics(request.metrics, dataset.kind.module(dataset.params), dataset.found.classes)
+        workbench = self._benches().get(request)
+        workbench.reset(None)
+        workbench.load(request.tensors)
+        if request.training_args.buffers == "local":
+            put_buffers(workbench, self._kept(request.experiment_id).load(before=request.round + 1) or {})
+        data = self._load(dataset, train=request.split == "train")
+        return evaluate(workbench, data, collate_fn(dataset), metrics, request, node_id=self.node_id, stop=stop)
+
+    def _check(self, request: requests.CheckRequest, stop: Stop) -> replies.CheckReply:
+        items = [replies.CheckItem(name="versions", ok=True, detail=_versions())]
+
+        def attempt(name: str, action: Callable[[], str]) -> None:
+            if not items[-1].ok:
+                return
+            try:
+                items.append(replies.CheckItem(name=name, ok=True, detail=action()))
+            except PolyclinicError as err:
+                items.append(replies.CheckItem(name=name, ok=False, detail=f"{err.what}. {err.to_do}"))
+            except (Exception, SystemExit) as err:
+                items.append(replies.CheckItem(name=name, ok=False, detail=f"{type(err).__name__}: {err}"))
+
+        attempt("data", lambda: self._check_data(request))
+        attempt("plan", lambda: self._check_plan(request))
+        attempt("one step", lambda: self._check_step(request, stop))
+        return replies.CheckReply(request_id=request.request_id, node_id=self.node_id, items=tuple(items))
+
+    def _check_data(self, request: requests.CheckRequest) -> str:
+        dataset = self._dataset(request.dataset_id)
+        if problem := dataset.problem():
+            raise DatasetChanged(problem, to_do="register the dataset again at this node")
+        return f"{dataset.name}: {dataset.found.num_train} train, {dataset.found.num_test} test"
+
+    def _check_plan(self, request: requests.CheckRequest) -> str:
+        plan = self._benches().get(request).plan
+        return f"{sum(p.numel() for p in plan.parameters()):,} parameters"
+
+    def _check_step(self, request: requests.CheckRequest, stop: Stop) -> str:
+        """One batch, from the weights that the plan is built with; nothing of it is kept."""
+        fields = request.model_dump(include={"request_id", "experiment_id", "dataset_id", "model_args", "seed"})
+        args = request.training_args.model_copy(
+            update={"dry_run": True, "optimizer_state": "fresh", "buffers": "averaged"}
+        )
+        initial = {name: tensor.clone() for name, tensor in self._benches().get(request).state().items()}
+        trial = requests.TrainRequest(**fields, plan=request.plan, training_args=args, round=1, tensors=initial)
+        loss = self._train(trial, stop).loss
+        self._benches().get(request).load(initial)
+        return f"loss {loss:.4g} on one batch"
+
+    # ---- parts
+
+    def _dataset(self, dataset_id: str) -> RegisteredDataset:
+        if dataset_id not in self._known:
+            self._known = {d.dataset_id: d for d in self.registry.datasets()}
+        if dataset_id not in self._known:
+            to_do = nearest(dataset_id, self._known)
+            raise ConfigError(f"node {self.name!r} has no dataset {dataset_id!r}", to_do=to_do)
+        self._known[dataset_id].require_present()
+        return self._known[dataset_id]
+
+    def _load(self, dataset: RegisteredDataset, *, train: bool) -> Any:
+        # Kept over rounds: reading a table once a process, not once a round. The fingerprint tells registrations apart.
+        key = (dataset.dataset_id + dataset.found.fingerprint, train)
+        if key not in self._loaded:
+            self._loaded[key] = dataset.load(train=train)
+        return self._loaded[key]
+
+    def _benches(self) -> Any:
+        if self._workbenches is None:
+            from polyclinic.node.workbenches import Workbenches
+
+            self._workbenches = Workbenches()
+        return self._workbenches
+
+    def _kept(self, experiment_id: str) -> Any:
+        from polyclinic.node.experiment_state import ExperimentState
+
+        folder = self.folder
+        if folder is None:
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="polyclinic-node-")
+            folder = Path(self._temporary.name)
+        return ExperimentState(folder / "experiments" / experiment_id)
+
+    def _failure(
+        self, request: requests.Request, err: BaseException, code: str, stage: str, what: str, to_do: str
+    ) -> replies.Failure:
+        reference = secrets.token_hex(4)
+        log.debug("%s: %s failed, reference %s", self.node_id, stage, reference, exc_info=err)
+        return replies.Failure(
+            request_id=request.request_id,
+            node_id=self.node_id,
+            code=code,
+            stage=stage,
+            what=what,
+            to_do=to_do,
+            reference=reference,
+            traceback="".join(traceback.format_exception(err)),
+        )
+
+
+def collate_fn(dataset: RegisteredDataset) -> Callable[[Any], Any] | None:
+    """How a federated dataset makes a batch of samples; None: torch's own way."""
+    module: ModuleType | None = dataset.kind.module(dataset.params)
+    return getattr(module, "collate_fn", None)
+
+
+def _process() -> str:
+    return f"{os.getpid()} ({Path(sys.argv[0]).name or 'python'})"
+
+
+def _versions() -> str:
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("polyclinic", "torch", "numpy")]
+    return ", ".join([f"Python {platform.python_version()}", *packages])

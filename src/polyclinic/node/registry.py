@@ -1,0 +1,183 @@
+"""The datasets that a node has registered."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.orm import Session
+
+from polyclinic.errors import ConfigError, DatasetChanged, DatasetError, NodeError, nearest, reject_unknown
+from polyclinic.messages.replies import DatasetInfo
+from polyclinic.node.database import DatasetRow
+from polyclinic.node.dataset_kinds.kind import DatasetKind, Found, get_kind
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class RegisteredDataset:
+    """A dataset with its tags, and what was found when it was registered."""
+
+    dataset_id: str
+    name: str
+    tags: tuple[str, ...]
+    kind: DatasetKind
+    params: BaseModel
+    found: Found
+
+    def load(self, *, train: bool) -> Dataset[Any]:
+        """The torch dataset of the training or the test part."""
+        return self.kind.load(self.params, train=train)
+
+    def problem(self) -> str:
+        """Why the data cannot be used now: a sentence, or empty if they are as they were registered."""
+        return self.kind.changed(self.params, self.found.fingerprint) or ""
+
+    def require_present(self) -> None:
+        """A glance before each use.
+
+        Raises:
+            DatasetChanged: if a file of it has vanished.
+        """
+        for path in self.kind.paths(self.params):
+            if not path.exists():
+                raise DatasetChanged(
+                    f"dataset {self.name!r} has vanished: {path} is not there any more",
+                    to_do="put it back, or register the dataset again; then run the experiment on",
+                )
+
+    def info(self) -> DatasetInfo:
+        """What researchers see of it."""
+        return DatasetInfo(
+            dataset_id=self.dataset_id,
+            name=self.name,
+            dataset_kind=self.kind.name,
+            tags=self.tags,
+            num_train=self.found.num_train,
+            num_test=self.found.num_test,
+            shape=self.found.shape,
+            classes=self.found.classes,
+            problem=self.problem(),
+        )
+
+
+class Registry(Protocol):
+    """Where a node's datasets are listed."""
+
+    def datasets(self) -> list[RegisteredDataset]:
+        """All of them, by id."""
+
+
+class ListRegistry:
+    """Datasets of a throw-away node, kept in memory."""
+
+    def __init__(self, datasets: Iterable[RegisteredDataset]) -> None:
+        self._datasets = list(datasets)
+
+    def datasets(self) -> list[RegisteredDataset]:
+        return self._datasets
+
+
+class DatabaseRegistry:
+    """Datasets of a node with a folder, kept in its database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def datasets(self) -> list[RegisteredDataset]:
+        with Session(self._engine) as session:
+            return [_registered(row) for row in session.scalars(select(DatasetRow).order_by(DatasetRow.dataset_id))]
+
+    def add(self, kind_name: str, options: Mapping[str, Any], *, tags: Iterable[str], name: str) -> RegisteredDataset:
+        """Reads and checks a dataset, and registers it.
+
+        Raises:
+            ConfigError: unknown kind or option, no tags, or the name is taken.
+            DatasetError: the data cannot be read, or do not fit what was declared.
+        """
+        kind = get_kind(kind_name)
+        params = parse_params(kind, options)
+        tags = tuple(sorted({tag.strip() for tag in tags} - {""}))
+        if not tags:
+            raise ConfigError("a dataset needs at least one tag", to_do="give --tags, for example --tags heart")
+        dataset_id = identifier(name)
+        with Session(self._engine) as session:
+            if session.get(DatasetRow, dataset_id):
+                raise ConfigError(
+                    f"this node has a dataset named {name!r} already",
+                    to_do="choose another name, or remove that one first",
+                )
+            found = kind.inspect(params)
+            row = DatasetRow(
+                dataset_id=dataset_id,
+                name=name,
+                dataset_kind=kind_name,
+                tags=list(tags),
+                params=params.model_dump(mode="json"),
+                found=found.model_dump(mode="json"),
+            )
+            session.add(row)
+            session.commit()
+            return _registered(row)
+
+    def remove(self, dataset_id: str) -> None:
+        """Forgets a dataset; its files stay where they are.
+
+        Raises:
+            NodeError: if there is none of this id.
+        """
+        with Session(self._engine) as session:
+            if not session.get(DatasetRow, dataset_id):
+                known = session.scalars(select(DatasetRow.dataset_id)).all()
+                raise NodeError(f"this node has no dataset {dataset_id!r}", to_do=nearest(dataset_id, known))
+            session.execute(delete(DatasetRow).where(DatasetRow.dataset_id == dataset_id))
+            session.commit()
+
+
+def parse_params(kind: DatasetKind, options: Mapping[str, Any]) -> BaseModel:
+    """The kind's parameters from options by name.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    reject_unknown(options, kind.Params.model_fields, kind=f"option of {kind.name} datasets")
+    try:
+        return kind.Params.model_validate(dict(options))
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        option = ".".join(str(part) for part in first["loc"]) or kind.name
+        raise ConfigError(f"option {option!r} of a {kind.name} dataset: {first['msg']}") from None
+
+
+def identifier(name: str) -> str:
+    """A short id for a name: ``"Guy's Hospital"`` -> ``"guy-s-hospital"``.
+
+    Raises:
+        ConfigError: if no letter or digit is in the name.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    found = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60]
+    if not found:
+        raise ConfigError(f"the name {name!r} has no letter or digit", to_do="choose a name with some")
+    return found
+
+
+def _registered(row: DatasetRow) -> RegisteredDataset:
+    kind = get_kind(row.dataset_kind)
+    try:
+        params, found = kind.Params.model_validate(row.params), Found.model_validate(row.found)
+    except ValidationError as err:
+        raise DatasetError(
+            f"dataset {row.name!r} was registered by another version of Polyclinic",
+            to_do="remove it from the node and register it again",
+        ) from err
+    return RegisteredDataset(
+        dataset_id=row.dataset_id, name=row.name, tags=tuple(row.tags), kind=kind, params=params, found=found
+    )
