@@ -199,16 +199,18 @@ class Collector:
         return self._add_literal(program, name, text, making[-1].place)
 
     def _gives_again(self, program: Program, name: str, making: list[Statement], text: str) -> bool:
-        if any(isinstance(s.node, ast.For | ast.AsyncFor | ast.While | ast.With | ast.Match) for s in making):
+        # What a loop, a `with` or a change in place came to is better said by its result.
+        rebinding = ast.Assign | ast.AnnAssign | ast.If | ast.Try
+        if any(s.changes or not isinstance(s.node, rebinding) for s in making):
             return False
-        if has_call(part for s in making for part in walk_early(s.node)):
+        conditional = any(isinstance(s.node, ast.If | ast.Try) for s in making)
+        if conditional or has_call(part for s in making for part in walk_early(s.node)):
             return True
-        if len(making) > 1 or not isinstance(making[0].node, ast.Assign | ast.AnnAssign):
-            return len(making) == 1
         scope = dict(program.values)
         try:
             # Names, literals and operators only: this changes nothing.
-            exec(compile(ast.Module([_without_annotation(making[0].node)], []), "<constant>", "exec"), scope)
+            for statement in making:
+                exec(compile(ast.Module([_without_annotation(statement.node)], []), "<constant>", "exec"), scope)
         except Exception:
             return False
         return literal_text(scope.get(name)) == text

@@ -55,7 +55,7 @@ def uses(nodes: Sequence[ast.stmt], *, lazy_annotations: bool) -> list[Use]:
     _collect_globals(table, early, late, running=True)
     own = bound_names(nodes)
     optional = (mentioned | _class_fallbacks(needed)) - early - late
-    order = {name: position for position, name in enumerate(_names_in_order(nodes))}
+    order = {name: position for position, name in enumerate(dict.fromkeys(_names_in_order(nodes)))}
     found = sorted((early | late | optional) - own, key=lambda name: (order.get(name, len(order)), name))
     return [Use(name, name in early, name in optional) for name in found]
 
@@ -184,8 +184,7 @@ def _reads(node: ast.stmt, name: str) -> bool:
 
 def _names_in_order(nodes: Sequence[ast.stmt]) -> Iterator[str]:
     parts = (part for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name))
-    # Backwards, so that in a dict of name -> position the first mention is what stays.
-    for part in sorted(parts, key=lambda p: (p.lineno, p.col_offset), reverse=True):
+    for part in sorted(parts, key=lambda p: (p.lineno, p.col_offset)):
         yield part.id
 
 

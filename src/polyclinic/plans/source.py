@@ -14,7 +14,7 @@ import hashlib
 import linecache
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -197,11 +197,18 @@ def _classes(node: ast.stmt, path: list[str]) -> list[tuple[ast.ClassDef, list[F
         path, around = path[1:], [node] if isinstance(node, Function) else []
     else:
         around = []
-    for child in ast.iter_child_nodes(node):
-        for inner in [child] if isinstance(child, ast.stmt) else getattr(child, "body", []):
-            if isinstance(inner, ast.stmt):
-                found += [(cls, [*around, *outer]) for cls, outer in _classes(inner, path)]
+    for inner in _inner_statements(node):
+        found += [(cls, [*around, *outer]) for cls, outer in _classes(inner, path)]
     return found
+
+
+def _inner_statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """The statements directly inside of another one, also in its handlers and cases."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield child
+        elif isinstance(child, ast.ExceptHandler | ast.match_case):
+            yield from child.body
 
 
 def _covers(statement: Statement, lines: set[tuple[str, int]]) -> bool:
