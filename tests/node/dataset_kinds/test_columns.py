@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,23 @@ def test_missing_in_typed_columns():
     assert parse_column("c", pd.Series([1, None], dtype="Int64")).missing.tolist() == [False, True]
     assert parse_column("c", pd.Series([True, None], dtype="boolean")).number[0] == 1
     assert parse_column("c", pd.Series(pd.to_datetime(["2020-01-01", None]))).missing.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])),
+        pd.Series(pd.to_timedelta([1, 2], unit="D")),
+        pd.Series([[1, 2], [3]]),
+        pd.Series([{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_what_is_no_number_and_no_text_counts_as_words(cells):
+    assert parse_column("c", cells).is_word.all()
+
+
+def test_exact_numbers_of_a_database():
+    assert parse_column("c", pd.Series([Decimal("1.5"), None], dtype=object)).number[0] == 1.5
 
 
 words = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=5).filter(lambda w: w.lower() != "nan")

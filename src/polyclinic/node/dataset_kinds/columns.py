@@ -41,14 +41,19 @@ def parse_column(name: str, cells: pd.Series, known: Sequence[str] = ()) -> Colu
     if pd.api.types.is_numeric_dtype(cells):
         number = cells.to_numpy(dtype=np.float64, na_value=np.nan)
         return Column(name, number, no_word, np.isnan(number))
-    absent = cells.isna().to_numpy(dtype=bool)
-    text = pd.Series([str(cell) for cell in cells], dtype=object)
-    missing = absent | text.isin(MISSING - set(known)).to_numpy()
-    truth = text.str.lower().map({"true": 1.0, "false": 0.0})
-    numbers = pd.to_numeric(text.where(~missing & truth.isna().to_numpy()), errors="coerce").fillna(truth)
-    number = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-    number[missing] = np.nan
-    word = np.where(missing | ~np.isnan(number), no_word, text.to_numpy(dtype=object))
+    values = cells.astype(object)
+    number = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    missing, word = np.zeros(len(cells), dtype=bool), no_word
+    absent, plain = cells.isna().to_numpy(dtype=bool), values.to_numpy()
+    # Most cells of most columns are numbers; only the others are looked at one by one.
+    for i in np.flatnonzero(np.isnan(number)).tolist():
+        text = "" if absent[i] else str(plain[i])
+        if text in MISSING and text not in known:
+            missing[i] = True
+        elif text.lower() in ("true", "false"):
+            number[i] = float(text.lower() == "true")
+        else:
+            word[i] = text
     return Column(name, number, word, missing)
 
 
