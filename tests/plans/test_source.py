@@ -14,12 +14,14 @@ import subprocess
 import sys
 import textwrap
 import traceback
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import polyclinic
 from polyclinic.errors import PlanError, PlanSourceError
 from polyclinic.plans.constants import literal_text
 from polyclinic.plans.source import PlanSource, add_dependencies, extract_source, load_plan_class
@@ -227,6 +229,22 @@ def test_settings_inside_of_a_library_are_not_taken_for_a_part_of_its_import(pro
     del os.environ["POLYCLINIC_TEST_X"]
 
 
+def test_a_class_that_is_made_from_its_older_self(program):
+    module = program(
+        "class Plan:\n    def one(self): return 1\n\nclass Plan(Plan):\n    def value(self): return self.one()\n"
+    )
+    assert build(extract_source(module.Plan)).value() == 1
+
+
+def test_lines_are_counted_as_python_counts_them(program):
+    module = program(
+        "X = 'a\u2028b'\n\x0cY = 'c'\n# Above.\nclass Plan:\n    def value(self): return X + Y  # \x1d end\n"
+    )
+    source = extract_source(module.Plan)
+    assert "\n# Above.\nclass Plan:\n" in source.text
+    assert build(source).value() == "a\u2028bc"
+
+
 def test_a_class_body_may_read_the_global_name_that_it_sets(program):
     module = program("width = 3\nclass Plan:\n    width = width\n    def value(self): return self.width\n")
     assert build(extract_source(module.Plan)).value() == 3
@@ -349,6 +367,7 @@ def test_loose_modules_travel_and_every_process_and_folder_gives_the_same_bytes(
     assert answers[0] == answers[1]
     text, sha256, value = answers[0]
     assert "unused" not in text
+    assert "# From mynet/__init__.py:\n" in text
     # Another process, in another folder, without the loose files.
     loader = tmp_path / "loader.py"
     loader.write_text(
@@ -388,28 +407,54 @@ def test_a_module_that_is_not_registered_still_has_its_text(tmp_path):
     assert build(extract_source(module.Plan)).value() == 4
 
 
-@pytest.mark.skipif(not ACCEPTANCE.is_dir(), reason="the acceptance programs are not beside this checkout")
-def test_the_plan_of_the_acceptance_program_travels(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+@pytest.fixture
+def front_page(monkeypatch):
+    """What the acceptance programs import, as far as their plans need it."""
+    pytest.importorskip("torch")
     from polyclinic.plans.torch_plan import TorchTrainingPlan
 
-    text = (ACCEPTANCE / "own_data_own_model.py").read_text().partition("common = dict(")[0]
-    public = "from polyclinic import Experiment, FedAverage, FedProx, TorchTrainingPlan"
-    assert public in text
-    # The package's front page is not needed for this; the plan's module is.
-    path = tmp_path / "own_data_own_model.py"
-    path.write_text(text.replace(public, "from polyclinic.plans.torch_plan import TorchTrainingPlan"))
-    spec = importlib.util.spec_from_file_location("own_data_own_model", path)
+    for name in ("Experiment", "FedAverage", "FedProx"):
+        monkeypatch.setattr(polyclinic, name, object, raising=False)
+    monkeypatch.setattr(polyclinic, "TorchTrainingPlan", TorchTrainingPlan, raising=False)
+
+
+def plan_of(name: str, class_name: str, tmp_path: Path, until: str):
+    """A plan of an acceptance program, which is run up to where it starts to work."""
+    path = tmp_path / name
+    path.write_text((ACCEPTANCE / name).read_text().partition(until)[0])
+    spec = importlib.util.spec_from_file_location("acceptance_program", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    source = extract_source(module.HeartPlan)
-    assert "HIDDEN = 32\n" in source.text
-    assert "def block(n_in: int, n_out: int) -> nn.Sequential:\n" in source.text
-    assert source.text.count("import ") == 4
+    return extract_source(getattr(module, class_name))
+
+
+@pytest.mark.skipif(not ACCEPTANCE.is_dir(), reason="the acceptance programs are not beside this checkout")
+def test_the_plan_of_a_notebook_program_travels(tmp_path, front_page):
+    import torch
+
+    source = plan_of("own_data_own_model.py", "HeartPlan", tmp_path, "common = dict(")
+    assert source.text.startswith(
+        "# The training plan HeartPlan and all that it uses, taken by Polyclinic from own_data_own_model.py.\n\n"
+        "import torch\nfrom polyclinic import TorchTrainingPlan\nfrom torch import nn\n"
+        "from torch.nn import functional as F\n\nHIDDEN = 32\n\n\n"
+        "def block(n_in: int, n_out: int) -> nn.Sequential:\n"
+    )
     plan = load_plan_class(source)({"features": 13})
-    assert isinstance(plan, TorchTrainingPlan)
-    loss = plan.training_step(torch.ones(4, 13), torch.ones(4, 1))
-    assert loss.ndim == 0
+    assert plan.training_step(torch.ones(4, 13), torch.ones(4, 1)).ndim == 0
+
+
+@pytest.mark.skipif(not ACCEPTANCE.is_dir(), reason="the acceptance programs are not beside this checkout")
+def test_the_plan_of_the_first_program_travels(tmp_path, front_page, monkeypatch):
+    stub = types.ModuleType("polyclinic.datasets.fed_ixi")
+    for name in ("BATCH_SIZE", "LR", "Baseline", "BaselineLoss", "Optimizer"):
+        setattr(stub, name, object())
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    source = plan_of("using_fed_ixi.py", "FedIXIPlan", tmp_path, "training_args = {")
+    line = "from polyclinic.datasets.fed_ixi import Baseline, BaselineLoss, Optimizer"
+    assert source.text.splitlines()[2:4] == ["from polyclinic import TorchTrainingPlan", line]
+    assert source.text.count("\nclass ") == 1
+    # What it declares by hand was found already.
+    assert add_dependencies(source, [line]) == source
 
 
 # Loading

@@ -159,7 +159,12 @@ def _table(nodes: Sequence[ast.stmt]) -> symtable.SymbolTable:
 def _collect_globals(table: symtable.SymbolTable, early: set[str], late: set[str], *, running: bool) -> None:
     at_top = table.get_type() == "module"
     for symbol in table.get_symbols():
-        if symbol.is_referenced() and (symbol.is_global() or (at_top and not symbol.is_assigned())):
+        # Python has scopes and names of its own, such as `.type_params`.
+        if (
+            symbol.get_name().isidentifier()
+            and symbol.is_referenced()
+            and (symbol.is_global() or (at_top and not symbol.is_assigned()))
+        ):
             (early if running else late).add(symbol.get_name())
     for child in table.get_children():
         called_later = child.get_type() == "function" and child.get_name() not in _COMPREHENSIONS

@@ -153,9 +153,14 @@ def with_import_lines(text: str, lines: Sequence[str]) -> str:
             added += import_lines(missing)
     if not added:
         return text
-    own = text.splitlines(keepends=True)
+    own = lines_of(text)
     at = _first_statement_line(tree, own)
     return "".join(own[:at]) + "\n".join(added) + "\n" + "".join(own[at:])
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as Python counts them; `str.splitlines` would also split at form feeds and the like."""
+    return [line + "\n" for line in text.removesuffix("\n").split("\n")]
 
 
 def parse_import_line(line: str) -> list[ast.Import | ast.ImportFrom]:

@@ -48,7 +48,8 @@ class Chunk:
 
     @cached_property
     def lines(self) -> list[str]:
-        return self.text.splitlines()
+        # As Python counts them: str.splitlines would also split at form feeds and the like.
+        return self.text.split("\n")
 
     def place(self, line: int) -> str:
         """Where a line is, as a reader would look for it: ``plan.py:12``, or ``cell In[3], line 12``."""
@@ -232,7 +233,9 @@ def program_of(values: Mapping[str, Any], module: str, filename: str = "", *, wh
             to_do="it was changed since the program started; mend it and start again",
             at=chunk.place(err.lineno or 1),
         ) from err
-    return Program(Path(path).name, module, values, [chunk])
+    file = Path(path)
+    label = f"{file.parent.name}/{file.name}" if file.name == "__init__.py" else file.name
+    return Program(label, module, values, [chunk])
 
 
 def functions_of(cls: type) -> Iterator[FunctionType]:

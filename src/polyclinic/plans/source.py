@@ -26,6 +26,7 @@ from polyclinic.plans.installed import is_installed
 from polyclinic.plans.plan_text import (
     imports_of,
     in_running_order,
+    lines_of,
     parse_import_line,
     with_import_lines,
     write_text,
@@ -51,6 +52,7 @@ class PlanSource:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+_modules: dict[str, ModuleType] = {}  # by the whole SHA-256; the modules' names have a part of it
 _loaded: dict[tuple[str, str], tuple[PlanSource, type]] = {}
 _loading = threading.RLock()
 
@@ -69,7 +71,7 @@ def extract_source(plan_class: type, dependencies: Sequence[str] = ()) -> PlanSo
         raise PlanSourceError(
             f"a training plan is a class, not {type(plan_class).__name__}", to_do="give the class itself, not an object"
         )
-    for source, loaded in _loaded.values():
+    for source, loaded in list(_loaded.values()):
         if loaded is plan_class:
             return add_dependencies(source, dependencies)
     program = program_of_class(plan_class)
@@ -116,8 +118,9 @@ def load_plan_class(source: PlanSource) -> type:
     key = (source.sha256, source.class_name)
     with _loading:
         if key not in _loaded:
-            module = sys.modules.get(_module_name(source)) or _run(source)
-            cls = vars(module).get(source.class_name)
+            if source.sha256 not in _modules:
+                _modules[source.sha256] = _run(source)
+            cls = vars(_modules[source.sha256]).get(source.class_name)
             if not isinstance(cls, type):
                 raise PlanSourceError(
                     f"the plan's text has no class {source.class_name!r}",
@@ -128,15 +131,11 @@ def load_plan_class(source: PlanSource) -> type:
         return _loaded[key][1]
 
 
-def _module_name(source: PlanSource) -> str:
-    return f"polyclinic_plan_{source.sha256[:12]}"
-
-
 def _run(source: PlanSource) -> ModuleType:
-    name = _module_name(source)
+    name = f"polyclinic_plan_{source.sha256[:12]}"
     # Tracebacks and inspect find the lines by this name; a name in angle brackets is never looked for on disk.
     filename = f"<{name}>"
-    linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
+    linecache.cache[filename] = (len(source.text), None, lines_of(source.text), filename)
     module = ModuleType(name)
     module.__file__ = filename
     # Before it runs: dataclasses look their module up by name.
@@ -180,7 +179,7 @@ def _making_of_class(program: Program, cls: type) -> tuple[list[Statement], dict
         )
     enclosing = {name: function.name for function in around for name in sorted(local_names(function))}
     making = program.making_of(cls.__name__) if not around else []
-    if making and making[0].node is statement.node:
+    if any(s.node is statement.node for s in making):
         return making, {}
     enclosing.pop(cls.__name__, None)
     return [statement], enclosing
