@@ -155,6 +155,23 @@ def test_global_state_that_is_set(refused):
     assert "self.COUNT" in err.to_do
 
 
+def test_a_registry_that_decorators_fill(refused):
+    err = refused(
+        """
+        NETS = {}
+        def register(cls):
+            NETS[cls.__name__] = cls
+            return cls
+        @register
+        class Net: pass
+        class Plan:
+            def value(self): return NETS["Net"]()
+        """
+    )
+    assert err.what == "'NETS' has 1 entries, but 0 in its statement: something else filled it"
+    assert err.where["at"] == "my_program.py:1"
+
+
 def test_names_of_the_prompt(refused):
     err = refused("class Plan:\n    def value(self):\n        exit()\n")
     assert "'exit' belongs to the notebook or the prompt" in err.what

@@ -25,6 +25,7 @@ from polyclinic.plans.refusals import (
     refuse_local_imports,
     refuse_what_cannot_run_again,
     refuse_what_is_only_here,
+    refuse_what_was_filled_unseen,
 )
 
 _NOTEBOOK_MODULES = {"IPython", "ipywidgets", "google.colab"}
@@ -188,6 +189,7 @@ class Collector:
                     to_do="make it in the plan's __init__ instead",
                     at=making[-1].place,
                 )
+            refuse_what_was_filled_unseen(name, value, making)
             return self._take_statements(program, name, making)
         # The value is what counts. It is written by its statement where that surely gives the same value again.
         if self._gives_again(program, name, making, text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from polyclinic.errors import PlanSourceError
 from polyclinic.plans.constants import obstacle
@@ -28,6 +28,26 @@ def refuse_what_is_only_here(name: str, program: Program, user: Statement) -> No
             "'__file__' means a place on this machine; it cannot travel to the nodes",
             to_do="leave it out of the plan; data come from the node's dataset",
             at=user.place_of(name),
+        )
+
+
+def refuse_what_was_filled_unseen(name: str, value: object, making: Sequence[Statement]) -> None:
+    """``REGISTRY = {}`` that decorators have filled since: the statement alone would bring an empty one."""
+    written: ast.expr | None = getattr(making[0].node, "value", None)
+    match written:
+        case ast.Dict(values=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            # `**more` and `*more` bring any number.
+            counted = not any(isinstance(p, ast.Starred) for p in parts)
+            counted &= not isinstance(written, ast.Dict) or None not in written.keys
+        case ast.Call(func=ast.Name(id="dict" | "list" | "set"), args=[], keywords=[]):
+            parts, counted = [], True
+        case _:
+            return
+    if len(making) == 1 and counted and isinstance(value, dict | list | set) and len(value) != len(parts):
+        raise PlanSourceError(
+            f"{name!r} has {len(value)} entries, but {len(parts)} in its statement: something else filled it",
+            to_do=f"write all of {name} in one statement",
+            at=making[0].place,
         )
 
 
