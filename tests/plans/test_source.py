@@ -457,6 +457,17 @@ def test_the_plan_of_the_first_program_travels(tmp_path, front_page, monkeypatch
     assert add_dependencies(source, [line]) == source
 
 
+class InThisFile:
+    def value(self):
+        return textwrap.dedent("  a")
+
+
+def test_a_class_of_a_test_file_travels():
+    source = extract_source(InThisFile)
+    assert "taken by Polyclinic from test_source.py.\n\nimport textwrap\n" in source.text
+    assert build(source).value() == "a"
+
+
 # Loading
 
 
