@@ -87,6 +87,19 @@ def test_pairs_and_variance_equal_those_counted_one_by_one(seed):
     assert index_variance(events, censored, 0.6) == pytest.approx(((concordant - 0.6 * admissible) ** 2).sum())
 
 
+def test_no_order_of_the_subjects_in_their_bins_breaks_the_bound_and_the_worst_one_reaches_it():
+    """Two early subjects share a bin of time, the second and a late one a bin of score: the bound by brute force."""
+    lifelines = pytest.importorskip("lifelines.utils")
+    exact = []
+    for first, second, middle, late in itertools.product(range(3), repeat=4):
+        event, time = np.array([1, 1, 0]), np.array([10 + first * 1e-6, 10 + second * 1e-6, 100])
+        risk = np.array([5, 1 + middle * 1e-6, 1 + late * 1e-6])
+        exact.append(lifelines.concordance_index(time, -risk, event))
+    estimate = METRIC.estimate(METRIC.counts(METRIC.rows(np.stack([event, time], axis=1), risk)))
+    assert estimate.value == 0.75
+    assert max(abs(value - 0.75) for value in exact) == pytest.approx(estimate.error_bound, abs=1e-12)
+
+
 def test_the_bound_is_small_for_a_typical_cohort():
     for n in (200, 2_000):
         y_true, risk = cohort(np.random.default_rng(n), n)
