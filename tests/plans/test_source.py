@@ -464,7 +464,7 @@ class InThisFile:
 
 def test_a_class_of_a_test_file_travels():
     source = extract_source(InThisFile)
-    assert "taken by Polyclinic from test_source.py.\n\nimport textwrap\n" in source.text
+    assert "taken by Polyclinic from test_source.py.\n" in source.text
     assert build(source).value() == "a"
 
 
