@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,13 @@ def test_public_names_are_sorted_and_real():
     names = polyclinic.metrics.__all__
     assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
     assert all(hasattr(polyclinic.metrics, name) for name in names)
+
+
+def test_the_page_on_metrics_has_a_row_for_each():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    first_cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    documented = {name for cell in first_cells for name in cell.strip(" `").replace("`", "").split(", ")}
+    assert documented == {*METRICS, "SampleMean", "CustomMetric"}
 
 
 @pytest.mark.parametrize("name", METRICS)
