@@ -1,3 +1,83 @@
-"""Polyclinic: train one model over many hospitals while every patient record stays where it is."""
+"""Polyclinic: train one model over many hospitals while every patient record stays where it is.
+
+The public names are imported when they are first used, so that ``import polyclinic`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polyclinic.aggregators import Aggregator as Aggregator
+    from polyclinic.aggregators import FedAverage as FedAverage
+    from polyclinic.aggregators import FedProx as FedProx
+    from polyclinic.errors import PolyclinicError as PolyclinicError
+    from polyclinic.experiment.evaluation import Evaluation as Evaluation
+    from polyclinic.experiment.experiment import Experiment as Experiment
+    from polyclinic.experiment.history import History as History
+    from polyclinic.experiment.observers import Checkpoint as Checkpoint
+    from polyclinic.experiment.observers import EarlyStopping as EarlyStopping
+    from polyclinic.experiment.observers import Observer as Observer
+    from polyclinic.experiment.observers import ProgressBar as ProgressBar
+    from polyclinic.experiment.observers import TensorBoard as TensorBoard
+    from polyclinic.federation.federation import Federation as Federation
+    from polyclinic.federation.in_process import InProcessFederation as InProcessFederation
+    from polyclinic.federation.processes import ProcessFederation as ProcessFederation
+    from polyclinic.federation.simulation import simulate as simulate
+    from polyclinic.messages.training_args import TrainingArgs as TrainingArgs
+    from polyclinic.plans.torch_plan import TorchTrainingPlan as TorchTrainingPlan
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "Aggregator": "polyclinic.aggregators",
+    "Checkpoint": "polyclinic.experiment.observers",
+    "EarlyStopping": "polyclinic.experiment.observers",
+    "Evaluation": "polyclinic.experiment.evaluation",
+    "Experiment": "polyclinic.experiment.experiment",
+    "FedAverage": "polyclinic.aggregators",
+    "FedProx": "polyclinic.aggregators",
+    "Federation": "polyclinic.federation.federation",
+    "History": "polyclinic.experiment.history",
+    "InProcessFederation": "polyclinic.federation.in_process",
+    "Observer": "polyclinic.experiment.observers",
+    "PolyclinicError": "polyclinic.errors",
+    "ProcessFederation": "polyclinic.federation.processes",
+    "ProgressBar": "polyclinic.experiment.observers",
+    "TensorBoard": "polyclinic.experiment.observers",
+    "TorchTrainingPlan": "polyclinic.plans.torch_plan",
+    "TrainingArgs": "polyclinic.messages.training_args",
+    "simulate": "polyclinic.federation.simulation",
+}
+
+__all__ = [
+    "Aggregator",
+    "Checkpoint",
+    "EarlyStopping",
+    "Evaluation",
+    "Experiment",
+    "FedAverage",
+    "FedProx",
+    "Federation",
+    "History",
+    "InProcessFederation",
+    "Observer",
+    "PolyclinicError",
+    "ProcessFederation",
+    "ProgressBar",
+    "TensorBoard",
+    "TorchTrainingPlan",
+    "TrainingArgs",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'polyclinic' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -59,7 +59,9 @@ def find_participants(
         warnings.warn(message, stacklevel=4)
     if not found:
         raise _nothing_found(federation, tags, only)
-    return sorted(found, key=lambda participant: participant.node_id)
+    found.sort(key=lambda participant: participant.node_id)
+    _require_same_columns(found)
+    return found
 
 
 def search(federation: Federation, tags: Sequence[str], node_ids: Sequence[str]) -> list[SearchReply]:
@@ -76,6 +78,24 @@ def search(federation: Federation, tags: Sequence[str], node_ids: Sequence[str])
         assert isinstance(reply, SearchReply)
         answers.append(reply)
     return sorted(answers, key=lambda answer: answer.node_id)
+
+
+def _require_same_columns(participants: Sequence[Participant]) -> None:
+    """The same columns in another order would train a wrong model, and nobody would notice."""
+    with_names = [p for p in participants if p.dataset.features]
+    for other in with_names[1:]:
+        ours, theirs = with_names[0].dataset.features, other.dataset.features
+        if ours != theirs:
+            number = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+            raise FederationError(
+                f"nodes {with_names[0].name!r} and {other.name!r} have different columns, at number {number + 1}: "
+                f"{_at(ours, number)} and {_at(theirs, number)}",
+                to_do="register the tables with the same features in the same order (--features a,b,c)",
+            )
+
+
+def _at(names: Sequence[str], number: int) -> str:
+    return repr(names[number]) if number < len(names) else "none"
 
 
 def _chosen(federation: Federation, only: Sequence[str] | None) -> list[str]:

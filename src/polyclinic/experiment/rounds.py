@@ -59,13 +59,13 @@ def run_round(
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     names = {p.node_id: p.name for p in participants}
     deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
-    tell(observers, "round_started", request.round, list(names.values()))
+    tell(observers, "round_started", round=request.round, nodes=list(names.values()))
     aggregator.begin(request.tensors)
     rows: list[HistoryRow] = []
     notes: list[str] = []
     failures: list[Failure] = []
     for reply in in_node_order(federation.send(for_each(request, participants), deadline), names):
-        tell(observers, "node_replied", names[reply.node_id], reply)
+        tell(observers, "node_replied", node=names[reply.node_id], reply=reply)
         if isinstance(reply, TrainReply):
             try:
                 aggregator.add(reply)

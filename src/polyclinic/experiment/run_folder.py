@@ -18,10 +18,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -45,11 +44,17 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._digests: dict[int, str] = {}
+        self._begun = False
 
     @property
     def exists(self) -> bool:
         """Whether there is an experiment in it."""
         return (self.path / "experiment.json").exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the experiment in it is this one: made or read through this object."""
+        return self._begun
 
     def create(self, spec: ExperimentSpec, plan: PlanSource) -> None:
         """Makes the folder for a new experiment.
@@ -67,6 +72,7 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             _write(self.path / "plan.py", [plan.text.encode()])
             _write(self.path / "experiment.json", [_sealed(spec.model_dump_json())])
+        self._begun = True
 
     def read_spec(self) -> ExperimentSpec:
         """What the experiment is.
@@ -79,7 +85,9 @@ class RunFolder:
                 f"there is no experiment in {self.path}", to_do="give the folder that holds experiment.json"
             )
         try:
-            return ExperimentSpec.model_validate_json(_unsealed((self.path / "experiment.json").read_bytes()))
+            spec = ExperimentSpec.model_validate_json(_unsealed((self.path / "experiment.json").read_bytes()))
+            self._begun = True
+            return spec
         except (ValueError, ValidationError) as err:
             raise RunFolderError(
                 f"{self.path / 'experiment.json'} is damaged, or of another version of Polyclinic",
@@ -133,7 +141,7 @@ class RunFolder:
             _write(self._record(record.round), [sealed])
         self._digests[record.round] = digest
 
-    def prune(self, keep: Sequence[int]) -> None:
+    def prune(self, keep: Collection[int]) -> None:
         """Deletes the models of all rounds but these."""
         for path in (self.path / "models").glob("*.safetensors"):
             if int(path.stem) not in keep:
@@ -143,6 +151,9 @@ class RunFolder:
         """The records of all complete rounds, by round, up to the last one that has its model.
 
         A damaged file is recognised by its digest; then the round before counts as the last, with a warning.
+
+        Raises:
+            RunFolderError: no round is left.
         """
         records = []
         for path in sorted((self.path / "rounds").glob("*.json")):
@@ -159,6 +170,11 @@ class RunFolder:
                 stacklevel=2,
             )
             records.pop()
+        if not records:
+            raise RunFolderError(
+                f"no complete round is left in {self.path}",
+                to_do="take the folder from a backup, or begin a new experiment",
+            )
         return records
 
     def read_model(self, round_index: int) -> tuple[State, State]:
@@ -174,10 +190,7 @@ class RunFolder:
                 to_do="use one of them; keep_all_rounds=True keeps all from the start",
             )
         named = tensors.load_file(self._model(round_index))
-        parts: list[State] = []
-        for prefix in ("model/", "aggregator/"):
-            parts.append({k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)})
-        return parts[0], parts[1]
+        return _part(named, "model/"), _part(named, "aggregator/")
 
     def _intact(self, round_index: int) -> bool:
         path = self._model(round_index)
@@ -202,6 +215,10 @@ class RunFolder:
                 to_do="make room or choose another folder; the last complete round is safe, "
                 "Experiment.load(folder).run() goes on from it",
             ) from err
+
+
+def _part(named: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
 
 
 def _write(path: Path, parts: Sequence[bytes | memoryview]) -> str:

@@ -42,6 +42,14 @@ class InProcessFederation(Federation):
         """
         return cls(open_nodes(place))
 
+    def each_node(self) -> list[Node]:
+        """The nodes themselves, by id."""
+        return list(self._nodes.values())
+
+    def keep_alive(self, what: Any) -> None:
+        """Holds on to what must live as long as this federation, for example a temporary folder."""
+        self._owned.append(what)
+
     def nodes(self) -> list[NodeInfo]:
         return [NodeInfo(node.node_id, node.name) for node in self._nodes.values()]
 

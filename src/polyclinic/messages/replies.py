@@ -24,6 +24,7 @@ class DatasetInfo(Part):
     num_train: int
     num_test: int
     shape: tuple[int, ...] = ()
+    features: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     problem: str = ""  # why it cannot be used now: it vanished or changed
 

@@ -56,7 +56,8 @@ def evaluate(
     with seeded(derive(request.seed, "evaluate", request.round, node_id)), torch.inference_mode():
         workbench.plan.eval()
         rows = _all_rows(workbench, dataset, collate_fn, metrics, request, num_samples, stop)
-    values, tensors = {}, {}
+    values: dict[str, MetricValue] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for metric in metrics:
         counts = metric.counts(rows[metric.name])
         estimate = metric.node_estimate(rows[metric.name])

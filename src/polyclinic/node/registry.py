@@ -63,6 +63,7 @@ class RegisteredDataset:
             num_train=self.found.num_train,
             num_test=self.found.num_test,
             shape=self.found.shape,
+            features=self.found.features,
             classes=self.found.classes,
             problem=self.problem(),
         )
@@ -173,7 +174,7 @@ def _registered(row: DatasetRow) -> RegisteredDataset:
     kind = get_kind(row.dataset_kind)
     try:
         params, found = kind.Params.model_validate(row.params), Found.model_validate(row.found)
-    except ValidationError as err:
+    except (ConfigError, ValidationError) as err:
         raise DatasetError(
             f"dataset {row.name!r} was registered by another version of Polyclinic",
             to_do="remove it from the node and register it again",

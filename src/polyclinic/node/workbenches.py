@@ -6,10 +6,10 @@ import json
 from collections import OrderedDict
 
 import torch
-from polyclinic.plans.source import PlanSource, load_plan_class
 
 from polyclinic.errors import ConfigError
 from polyclinic.messages.requests import WorkRequest
+from polyclinic.plans.source import PlanSource, load_plan_class
 from polyclinic.plans.workbench import Workbench
 from polyclinic.randomness import derive
 

@@ -93,16 +93,11 @@ def build(plan_class: type, model_args: Mapping[str, Any]) -> TorchTrainingPlan:
     Raises:
         PlanError: what is missing, and what to write.
     """
+    check_class(plan_class)
     name = plan_class.__name__
-    if not issubclass(plan_class, TorchTrainingPlan):
-        raise PlanError(f"{name} is no training plan", to_do=f"write class {name}(TorchTrainingPlan)")
-    if plan_class.training_step is TorchTrainingPlan.training_step:
-        raise PlanError(
-            f"{name} has no training_step", to_do="write training_step(self, x, y) that returns the batch's loss"
-        )
     try:
-        takes_arguments = len(inspect.signature(plan_class.__init__).parameters) > 1
-        plan = plan_class(dict(model_args)) if takes_arguments else plan_class()
+        takes_arguments = len(inspect.signature(plan_class).parameters) > 0
+        plan: TorchTrainingPlan = plan_class(dict(model_args)) if takes_arguments else plan_class()
     except PolyclinicError:
         raise
     except Exception as err:
@@ -117,6 +112,21 @@ def build(plan_class: type, model_args: Mapping[str, Any]) -> TorchTrainingPlan:
     if not any(p.requires_grad for p in plan.parameters()):
         raise PlanError(f"{name} has no parameters to train", to_do="set self.model to a torch module in __init__")
     return plan
+
+
+def check_class(plan_class: type) -> None:
+    """What can be said of a plan before it is built.
+
+    Raises:
+        PlanError: it is no training plan, or has no training_step.
+    """
+    name = getattr(plan_class, "__name__", str(plan_class))
+    if not (isinstance(plan_class, type) and issubclass(plan_class, TorchTrainingPlan)):
+        raise PlanError(f"{name} is no training plan", to_do=f"write class {name}(TorchTrainingPlan)")
+    if plan_class.training_step is TorchTrainingPlan.training_step:
+        raise PlanError(
+            f"{name} has no training_step", to_do="write training_step(self, x, y) that returns the batch's loss"
+        )
 
 
 def _author_attributes(module: torch.nn.Module) -> tuple[frozenset[str], dict[str, Any]]:

@@ -1,0 +1,121 @@
+"""A throw-away federation in one call, for notebooks: of a dataset's centers, or of datasets of one's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from polyclinic.errors import ConfigError, DatasetError
+from polyclinic.federation.in_process import InProcessFederation
+from polyclinic.federation.places import create_nodes
+from polyclinic.federation.processes import ProcessFederation
+from polyclinic.node.dataset_kinds.kind import DatasetKind, Found
+from polyclinic.node.node import Node
+from polyclinic.node.registry import ListRegistry, RegisteredDataset
+from polyclinic.node.workbenches import Workbenches
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+def simulate(
+    data: str | Sequence[Any] | Mapping[str, Any],
+    *,
+    data_path: str | Path | None = None,
+    tags: Sequence[str] = (),
+    workers: int | None = None,
+    **options: Any,
+) -> InProcessFederation:
+    """Makes a federation that lives as long as the returned object.
+
+    Args:
+        data: a federated dataset's name (``"fed_heart_disease"``), one node a center; or torch datasets of one's own,
+            one node each: a list, or a mapping by node name, of training datasets or of (train, test) pairs.
+        data_path: raw or prepared data of the named dataset, where it needs any.
+        tags: of all datasets; default: the dataset's name, or none.
+        workers: worker processes, for a named dataset only; None: all nodes in this process.
+        options: for the named dataset's class, for example ``flamby_compatible=True``.
+
+    Returns:
+        What goes in as ``Experiment(federation=…)``.
+
+    Raises:
+        ConfigError: no data, or an argument that only fits a named dataset.
+        DatasetError: the data cannot be read.
+    """
+    if isinstance(data, str):
+        folder = tempfile.TemporaryDirectory(prefix="polyclinic-federation-")
+        path = None if data_path is None else Path(data_path)
+        create_nodes(Path(folder.name), data, data_path=path, tags=tags, options=options)
+        federation = InProcessFederation.at(Path(folder.name)) if workers is None else None
+        federation = federation or ProcessFederation(Path(folder.name), workers)
+        federation.keep_alive(folder)
+        return federation
+    if data_path is not None or workers is not None or options:
+        raise ConfigError(
+            "data_path, workers and options are for a dataset that is given by its name",
+            to_do="register your data at nodes (polyclinic node add-dataset) to use worker processes",
+        )
+    named = dict(data) if isinstance(data, Mapping) else {f"node {k}": part for k, part in enumerate(data)}
+    if not named:
+        raise ConfigError("a federation needs at least one dataset", to_do="give a list of torch datasets")
+    benches = Workbenches()
+    width = len(str(len(named) - 1))
+    return InProcessFederation(
+        Node(
+            f"node-{number:0{width}}" if not isinstance(data, Mapping) else name,
+            name,
+            ListRegistry([_in_memory(name, part, tuple(tags))]),
+            workbenches=benches,
+        )
+        for number, (name, part) in enumerate(named.items())
+    )
+
+
+class _Objects(BaseModel):
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    train: Any
+    test: Any = None
+
+
+class InMemory:
+    """Torch datasets that live in this process only."""
+
+    name: ClassVar[str] = "in memory"
+    Params: type[_Objects] = _Objects
+
+    def inspect(self, params: _Objects) -> Found:
+        first = params.train[0]
+        shape = tuple(first[0].shape) if isinstance(first, tuple | list) and hasattr(first[0], "shape") else ()
+        test = 0 if params.test is None else len(params.test)
+        return Found(num_train=len(params.train), num_test=test, shape=shape, fingerprint=str(id(params.train)))
+
+    def load(self, params: _Objects, *, train: bool) -> Dataset[Any]:
+        found: Dataset[Any] | None = params.train if train else params.test
+        if found is None:
+            raise DatasetError("this node has no test data", to_do="give (train, test) pairs to simulate()")
+        return found
+
+    def paths(self, params: _Objects) -> tuple[Path, ...]:  # noqa: ARG002
+        return ()
+
+    def changed(self, params: _Objects, fingerprint: str) -> str | None:  # noqa: ARG002
+        return None
+
+    def module(self, params: _Objects) -> ModuleType | None:  # noqa: ARG002
+        return None
+
+
+def _in_memory(name: str, part: Any, tags: tuple[str, ...]) -> RegisteredDataset:
+    is_pair = isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(p, "__getitem__") for p in part)
+    params = _Objects(train=part[0], test=part[1]) if is_pair else _Objects(train=part)
+    if not hasattr(params.train, "__len__") or not len(params.train):
+        raise DatasetError(f"the training data of {name} are empty, or have no length", to_do="give torch datasets")
+    kind = InMemory()
+    return RegisteredDataset("data", name, tags, cast("DatasetKind", kind), params, kind.inspect(params))
