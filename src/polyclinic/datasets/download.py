@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +19,6 @@ from email.message import Message
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from polyclinic.datasets.federated_dataset import Card
 from polyclinic.errors import ConfigError, DownloadError
@@ -80,9 +80,9 @@ def fetch(
     Raises:
         DownloadError: the server refuses, the connection stays broken, the disk is full, or the bytes are wrong.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / file.name
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{file.name}.lock", timeout=0):
             if final.exists():
                 _verify(file, final)
@@ -131,7 +131,7 @@ def _complete(
                 part.unlink(missing_ok=True)  # longer than the file on the server: it is another file by now
             elif err.code not in _WORTH_RETRYING:
                 raise _gave_up(file, reason) from None
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as err:
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as err:
             reason = f"the connection failed: {getattr(err, 'reason', None) or err or type(err).__name__}"
         after = part.stat().st_size if part.exists() else 0
         failures = 1 if after > before else failures + 1
@@ -203,6 +203,9 @@ class _progress:  # noqa: N801
     """A bar on the screen while a file comes in."""
 
     def __init__(self, name: str, shown: bool) -> None:
+        # Here and not above: importing rich draws from Python's global random generator.
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), disable=not shown
         )

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from polyclinic.datasets.federated_dataset import center_index
 from polyclinic.datasets.table import TableDataset, Transform
@@ -107,6 +106,9 @@ def features_and_target(table: pd.DataFrame) -> tuple[Array, Array]:
 
 def train_rows(y: Array) -> NDArray[np.bool_]:
     """(n,) True for the rows of the training part; DatasetError if there are too few rows to split."""
+    # Here and not above: scikit-learn imports rich, which draws from Python's global random generator.
+    from sklearn.model_selection import train_test_split
+
     counts = np.unique(y, return_counts=True)[1]
     stratify = y[:, 0] if len(counts) > 1 and counts.min() > 2 else None
     if len(y) < 2:

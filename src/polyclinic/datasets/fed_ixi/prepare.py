@@ -29,7 +29,6 @@ import platformdirs
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.progress import Progress
 from torch.nn import functional as F
 
 from polyclinic import __version__
@@ -177,6 +176,9 @@ def _make_parts(
     raw: RawData, parts: Path, flamby_compatible: bool, workers: int | None, show_progress: bool
 ) -> dict[str, str]:
     """Makes the parts that are not there yet; returns the subjects that failed, and why."""
+    # Here and not above: importing rich draws from Python's global random generator.
+    from rich.progress import Progress
+
     parts.mkdir(exist_ok=True)
     todo = [subject for subject in raw.subjects if not _part(parts, subject).exists()]
     failed: dict[str, str] = {}

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from polyclinic.datasets.federated_dataset import center_index
 from polyclinic.datasets.table import TableDataset, Transform
@@ -137,6 +136,9 @@ def centers_of(table: pd.DataFrame) -> NDArray[np.int64]:
 
 def train_rows(centers: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(rows,) True for the training part of each center; False for the test part, and for rows of no center."""
+    # Here and not above: scikit-learn imports rich, which draws from Python's global random generator.
+    from sklearn.model_selection import train_test_split
+
     marks = np.zeros(len(centers), dtype=bool)
     for number in range(NUM_CLIENTS):
         rows = np.flatnonzero(centers == number)
