@@ -148,15 +148,22 @@ def _unfit(reply: TrainReply, err: AggregationError) -> Failure:
 
 
 def _round_failed(round_index: int, failures: Sequence[Failure], names: Mapping[str, str], needed: int) -> RoundFailed:
-    lines = [f"node {names[f.node_id]!r} failed at stage {f.stage!r} ({f.code}): {f.what}" for f in failures]
+    # Nodes that failed alike are named together, with one traceback.
+    alike: dict[tuple[str, str, str], list[Failure]] = {}
+    for failure in failures:
+        alike.setdefault((failure.stage, failure.code, failure.what), []).append(failure)
+    lines = [
+        f"\n  node {', '.join(repr(names[f.node_id]) for f in group)} failed at stage {stage!r} ({code}): {what}"
+        for (stage, code, what), group in alike.items()
+    ]
     advice = list(dict.fromkeys(f.to_do for f in failures if f.to_do))
     quorum = "" if needed < len(names) else "; or set min_nodes to go on without a node that fails"
     error = RoundFailed(
-        f"round {round_index}: {len(names) - len(failures)} of {len(names)} nodes answered, {needed} are needed. "
-        + "; ".join(lines),
+        f"round {round_index}: {len(names) - len(failures)} of {len(names)} nodes answered, {needed} are needed"
+        + "".join(lines),
         to_do=("; ".join(advice) or "look at the nodes named above") + quorum + ". run() goes on from the last round",
     )
-    for failure in failures:
-        if failure.traceback:
-            error.add_note(f"At node {names[failure.node_id]!r}:\n{failure.traceback.rstrip()}")
+    for group in alike.values():
+        if group[0].traceback:
+            error.add_note(f"At node {names[group[0].node_id]!r}:\n{group[0].traceback.rstrip()}")
     return error
