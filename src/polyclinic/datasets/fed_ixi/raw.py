@@ -27,6 +27,9 @@ def read_volume(content: bytes, name: str) -> NDArray[np.float64]:
     try:
         # Here and not above: whoever trains on prepared data does not need it.
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
+        from nibabel.wrapstruct import WrapStructError
     except ModuleNotFoundError as err:
         raise DatasetError(
             "reading NIfTI files needs nibabel, which is not installed", to_do="pip install 'polyclinic[imaging]'"
@@ -34,10 +37,9 @@ def read_volume(content: bytes, name: str) -> NDArray[np.float64]:
     try:
         file = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if name.endswith(".gz") else content)
         volume: NDArray[np.float64] = np.asarray(file.get_fdata(caching="unchanged"), dtype=np.float64)
-    except (OSError, EOFError, zlib.error, ValueError, nibabel.spatialimages.HeaderDataError) as err:
+    # Nibabel has a family of errors without a common root for headers that make no sense.
+    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError, ImageFileError) as err:
         raise DatasetError(f"{name} is not a readable NIfTI file: {err}") from err
-    except nibabel.filebasedimages.ImageFileError as err:
-        raise DatasetError(f"{name} is not a NIfTI file: {err}") from err
     if volume.ndim != 3:
         raise DatasetError(f"{name} has {volume.ndim} axes, expected 3")
     return volume
