@@ -37,6 +37,9 @@ class Federation(ABC):
         Args:
             requests: by node id.
             deadline: on the clock of `time.monotonic`; nodes that are not done by then fail. None: no deadline.
+
+        Raises:
+            FederationError: a node is not there; nothing was sent then.
         """
 
     @abstractmethod
@@ -48,6 +51,7 @@ class Federation(ABC):
 
         Raises:
             NodeInUse: if another program is in one.
+            FederationError: a node is not there.
         """
         return nullcontext()
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyclinic.errors import FederationError, nearest
+from polyclinic.errors import Cancelled, FederationError, nearest
 from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
@@ -28,9 +28,17 @@ class InProcessFederation(Federation):
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
-        self._nodes = {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
+        self._nodes: dict[str, Node] = {}
+        for node in sorted(nodes, key=lambda node: node.node_id):
+            if other := self._nodes.get(node.node_id):
+                places = " and ".join(str(n.folder or "memory") for n in (other, node))
+                raise FederationError(
+                    f"two nodes have the id {node.node_id!r}: in {places}",
+                    to_do="a node's folder must not be copied; make another node with: polyclinic node create NAME",
+                )
+            self._nodes[node.node_id] = node
         self._working = threading.Lock()
-        self._stops: dict[str, threading.Event] = {}
+        self._sends: list[tuple[set[str], Stop]] = []
         self._owned: list[Any] = []
 
     @classmethod
@@ -54,32 +62,41 @@ class InProcessFederation(Federation):
         return [NodeInfo(node.node_id, node.name) for node in self._nodes.values()]
 
     def send(self, requests: Mapping[str, Request], deadline: float | None = None) -> Iterator[Reply]:
-        for node_id in requests:
-            if node_id not in self._nodes:
-                raise FederationError(f"there is no node {node_id!r}", to_do=nearest(node_id, self._nodes))
-        experiments = {r.experiment_id for r in requests.values() if isinstance(r, WorkRequest)}
+        self._require_nodes(requests)
+        return self._send(requests, deadline)
+
+    def _send(self, requests: Mapping[str, Request], deadline: float | None) -> Iterator[Reply]:
         stop = Stop(deadline)
-        self._stops |= dict.fromkeys(experiments, stop.cancelled)
+        sending = ({r.experiment_id for r in requests.values() if isinstance(r, WorkRequest)}, stop)
+        self._sends.append(sending)
         try:
-            for node_id, node in self._nodes.items():
-                if node_id in requests:
-                    request = requests[node_id]
-                    if deadline is not None and time.monotonic() > deadline:
-                        yield late(request.request_id, node_id)
-                        continue
+            for node_id in sorted(requests):
+                request = requests[node_id]
+                if stop.cancelled.is_set():
+                    yield stopped(request.request_id, node_id)
+                elif deadline is not None and time.monotonic() > deadline:
+                    yield late(request.request_id, node_id)
+                else:
                     with self._working:
-                        reply = node.handle(request, stop)
+                        reply = self._nodes[node_id].handle(request, stop)
                     yield reply
         finally:
-            for experiment in experiments:
-                self._stops.pop(experiment, None)
+            self._sends.remove(sending)
+
+    def _require_nodes(self, node_ids: Iterable[str]) -> None:
+        for node_id in node_ids:
+            if node_id not in self._nodes:
+                raise FederationError(f"there is no node {node_id!r}", to_do=nearest(node_id, self._nodes))
 
     def cancel(self, experiment_id: str) -> None:
-        if event := self._stops.get(experiment_id):
-            event.set()
+        for experiments, stop in list(self._sends):
+            if experiment_id in experiments:
+                stop.cancelled.set()
 
     @contextmanager
     def in_use(self, node_ids: Iterable[str]) -> Iterator[None]:
+        node_ids = list(node_ids)
+        self._require_nodes(node_ids)
         with ExitStack() as stack:
             for node_id in node_ids:
                 stack.enter_context(self._nodes[node_id].in_use())
@@ -114,4 +131,16 @@ def late(request_id: str, node_id: str) -> Failure:
         stage="wait",
         what="the round's deadline passed before this node had answered",
         to_do="raise deadline_seconds, lower epochs or num_updates, or lower min_nodes to go on without it",
+    )
+
+
+def stopped(request_id: str, node_id: str) -> Failure:
+    """What stands for a node that had not begun when its experiment was cancelled."""
+    return Failure(
+        request_id=request_id,
+        node_id=node_id,
+        code=Cancelled.code,
+        stage="wait",
+        what="the experiment was stopped on request before this node had begun",
+        to_do="run the experiment on when you like",
     )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import selectors
-import subprocess
-import sys
 import tempfile
-import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,14 +14,17 @@ from typing import Any, cast
 
 from polyclinic import tensors
 from polyclinic.errors import ConfigError
-from polyclinic.federation.in_process import InProcessFederation, late, open_nodes
-from polyclinic.messages.message import Message
+from polyclinic.federation.in_process import InProcessFederation, late, open_nodes, stopped
+from polyclinic.federation.places import default_place
+from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, SearchRequest
-from polyclinic.node.worker import read_frame, write_frame
 
 # A worker keeps the deadline itself; this long after it, it is taken for hung.
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
+
+# How often a cancel, the deadline and dead workers are looked for while all workers are busy.
+_LOOK_SECONDS = 0.1
 
 
 class ProcessFederation(InProcessFederation):
@@ -34,100 +35,60 @@ class ProcessFederation(InProcessFederation):
         workers: how many nodes work at a time; default: one a core.
 
     Raises:
+        ConfigError: for less than one worker.
         FederationError: if there are no nodes.
     """
 
-    def __init__(self, place: Path, workers: int | None = None) -> None:
+    def __init__(self, place: str | Path | None = None, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise ConfigError(f"ProcessFederation needs at least one worker, got {workers}", to_do="give workers=2")
-        super().__init__(open_nodes(Path(place)))
+        super().__init__(open_nodes(default_place() if place is None else Path(place)))
         self._size = workers or os.cpu_count() or 1
-        self._workers: list[_Worker] = []
-        self._at_work: dict[str, list[_Worker]] = {}
+        self._idle: list[WorkerProcess] = []
+        self._rounds: list[_Round] = []
+        self._searches = 0
+        weakref.finalize(self, _end, self._idle)
 
     def send(self, requests: Mapping[str, Request], deadline: float | None = None) -> Iterator[Reply]:
         if all(isinstance(request, SearchRequest) for request in requests.values()):
-            yield from super().send(requests, deadline)
-            return
-        with self._working, tempfile.TemporaryDirectory(prefix="polyclinic-round-") as folder:
+            self._searches += 1
+            return super().send(requests, deadline)
+        self._require_nodes(requests)
+        return self._send_to_workers(requests, deadline)
+
+    def cancel(self, experiment_id: str) -> None:
+        # Only noted here, because this may be a signal handler in the middle of anything.
+        for round_ in list(self._rounds):
+            round_.cancelled.add(experiment_id)
+
+    def close(self) -> None:
+        _end(self._idle)
+
+    def _send_to_workers(self, requests: Mapping[str, Request], deadline: float | None) -> Iterator[Reply]:
+        with tempfile.TemporaryDirectory(prefix="polyclinic-round-", ignore_cleanup_errors=True) as folder:
             round_ = _Round(self, requests, deadline, Path(folder))
+            self._rounds.append(round_)
             try:
                 yield from round_.replies()
             finally:
+                self._rounds.remove(round_)
                 round_.end()
 
-    def cancel(self, experiment_id: str) -> None:
-        for worker in self._at_work.get(experiment_id, []):
-            worker.cancel()
+    # Each send has workers of its own, so one that is left open blocks no other.
 
-    def close(self) -> None:
-        for worker in self._workers:
+    def _take_worker(self) -> WorkerProcess:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
             worker.kill()
-        self._workers.clear()
+        return WorkerProcess()
 
-    def __del__(self) -> None:
-        self.close()
-
-    def _idle_workers(self, wanted: int) -> list[_Worker]:
-        self._workers = [worker for worker in self._workers if worker.alive]
-        while len(self._workers) < min(self._size, wanted):
-            self._workers.append(_Worker())
-        return self._workers[:wanted]
-
-
-class _Worker:
-    """One worker process, and what it is at."""
-
-    def __init__(self) -> None:
-        import torch
-
-        # Floating-point sums of large tensors depend on the number of threads: as many as here give the same bits.
-        command = [sys.executable, "-m", "polyclinic.node.worker", str(torch.get_num_threads())]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            # A Ctrl-C in the terminal is for the experiment, which tells the workers.
-            start_new_session=True,
-        )
-        self._writing = threading.Lock()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def output(self) -> Any:
-        return self._process.stdout
-
-    def ask(self, envelope: dict[str, Any], request: Request | None) -> bool:
-        """Sends a frame; False if the worker is gone."""
-        try:
-            with self._writing:
-                write_frame(cast("Any", self._process.stdin), envelope, request)
-        except OSError:
-            return False
-        return True
-
-    def answer(self) -> tuple[dict[str, Any], Message | None] | None:
-        return read_frame(self.output)
-
-    def cancel(self) -> None:
-        self.ask({"cancel": True}, None)
-
-    def kill(self) -> str:
-        """Ends the process; says how it had ended, for a reader."""
-        self._process.kill()
-        code = self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                try:
-                    stream.close()
-                except OSError:
-                    continue  # what was still to be written has no reader any more
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    def _give_back(self, worker: WorkerProcess) -> None:
+        if len(self._idle) < self._size:
+            self._idle.append(worker)
+        else:
+            worker.kill()
 
 
 class _Round:
@@ -136,44 +97,67 @@ class _Round:
     def __init__(
         self, federation: ProcessFederation, requests: Mapping[str, Request], deadline: float | None, folder: Path
     ) -> None:
+        self.cancelled: set[str] = set()
         self._federation = federation
         self._requests = requests
         self._deadline = deadline
         self._folder = folder
         self._waiting = deque(sorted(requests))
-        self._busy: dict[_Worker, str] = {}
+        self._busy: dict[WorkerProcess, str] = {}
+        self._told: set[str] = set()
         self._files: dict[int, Path] = {}
         self._selector = selectors.DefaultSelector()
-        self._idle = federation._idle_workers(len(requests))
-        self._experiments = {getattr(r, "experiment_id", "") for r in requests.values()}
-        federation._at_work |= {experiment: list(self._idle) for experiment in self._experiments}
 
     def replies(self) -> Iterator[Reply]:
         while self._waiting or self._busy:
-            while self._waiting and self._idle and not self._is_late():
-                yield from self._start(self._waiting.popleft(), self._idle.pop(0))
+            yield from self._turn_away()
+            while self._waiting and len(self._busy) < self._federation._size:
+                yield from self._start(self._waiting.popleft())
             for worker in self._wait():
                 yield self._finish(worker)
-            if self._is_late():
-                yield from self._give_up()
+            yield from self._give_up()
 
     def end(self) -> None:
         """Whoever is still at work when the round is left is of no use to the next."""
         for worker in self._busy:
             worker.kill()
         self._selector.close()
-        for experiment in self._experiments:
-            self._federation._at_work.pop(experiment, None)
 
-    def _start(self, node_id: str, worker: _Worker) -> Iterator[Reply]:
+    def _turn_away(self) -> Iterator[Reply]:
+        """Answers for the waiting nodes that shall not begin any more, and tells the busy ones to stop."""
+        for node_id in list(self._waiting):
+            if self._is_late(0) or self._is_cancelled(node_id):
+                self._waiting.remove(node_id)
+                answer = stopped if self._is_cancelled(node_id) else late
+                yield answer(self._requests[node_id].request_id, node_id)
+        for worker, node_id in self._busy.items():
+            if self._is_cancelled(node_id) and node_id not in self._told:
+                self._told.add(node_id)
+                worker.ask({"cancel": self._requests[node_id].request_id}, None)
+
+    def _start(self, node_id: str) -> Iterator[Reply]:
+        import torch
+
         request = self._requests[node_id]
-        seconds = None if self._deadline is None else self._deadline - time.monotonic()
+        try:
+            file = self._file_of(request.tensors)
+        except OSError as err:
+            yield self._failure(
+                node_id,
+                f"the model could not be written for the worker process: {err.strerror or err}",
+                "make room in the temporary folder, or choose another one by TMPDIR",
+            )
+            return
         envelope = {
+            "node_id": node_id,
             "folder": str(self._federation._nodes[node_id].folder),
-            "tensors": self._file_of(request.tensors),
+            "tensors": file,
             "reply": str(self._folder / f"reply-{node_id}.safetensors"),
-            "seconds": seconds,
+            "seconds": None if self._deadline is None else self._deadline - time.monotonic(),
+            "threads": torch.get_num_threads(),
+            "searches": self._federation._searches,
         }
+        worker = self._federation._take_worker()
         if worker.ask(envelope, request):
             self._busy[worker] = node_id
             self._selector.register(worker.output, selectors.EVENT_READ, worker)
@@ -191,49 +175,52 @@ class _Round:
             self._files[id(sent)] = path
         return str(self._files[id(sent)])
 
-    def _wait(self) -> list[_Worker]:
-        if not self._busy:
-            return []
-        # A cap, so that a Ctrl-C is noticed between waits on every system.
-        seconds = 1.0 if self._deadline is None else min(max(self._deadline - time.monotonic(), 0.05), 1.0)
-        return [key.data for key, _ in self._selector.select(seconds)]
+    def _wait(self) -> list[WorkerProcess]:
+        ready = [key.data for key, _ in self._selector.select(_LOOK_SECONDS)] if self._busy else []
+        # A dead worker's pipe may be held open by a process that the plan had started.
+        return ready or [worker for worker in self._busy if not worker.alive]
 
-    def _finish(self, worker: _Worker) -> Reply:
-        node_id = self._busy.pop(worker)
-        self._selector.unregister(worker.output)
-        frame = worker.answer()
-        if frame is None:
+    def _finish(self, worker: WorkerProcess) -> Reply:
+        node_id = self._release(worker)
+        message = worker.answer()
+        if message is None:
             return self._lost(node_id, worker)
-        envelope, message = frame
-        if path := envelope.get("tensors"):
-            Path(path).unlink()  # it stays mapped as long as its tensors live
-        self._idle.append(worker)
+        # What it holds stays mapped as long as its tensors live.
+        (self._folder / f"reply-{node_id}.safetensors").unlink(missing_ok=True)
+        self._federation._give_back(worker)
         return cast("Reply", message)
 
-    def _lost(self, node_id: str, worker: _Worker) -> Failure:
-        how = worker.kill()
-        if self._waiting:
-            workers = self._federation._idle_workers(len(self._busy) + 1)
-            self._idle += [w for w in workers if w not in self._busy and w not in self._idle]
-        return Failure(
-            request_id=self._requests[node_id].request_id,
-            node_id=node_id,
-            code="node",
-            stage="process",
-            what=f"the node's worker process died in its work ({how})",
-            to_do="look whether memory ran out (the system's log says so); the next round has a new worker",
+    def _release(self, worker: WorkerProcess) -> str:
+        self._selector.unregister(worker.output)
+        return self._busy.pop(worker)
+
+    def _lost(self, node_id: str, worker: WorkerProcess) -> Failure:
+        return self._failure(
+            node_id,
+            f"the node's worker process died in its work ({worker.kill()})",
+            "look whether memory ran out (the system's log says so) or the plan ends its process; "
+            "the next round has a new worker",
         )
 
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+    def _failure(self, node_id: str, what: str, to_do: str) -> Failure:
+        request_id = self._requests[node_id].request_id
+        return Failure(request_id=request_id, node_id=node_id, code="node", stage="process", what=what, to_do=to_do)
+
+    def _is_late(self, grace: float) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline + grace
+
+    def _is_cancelled(self, node_id: str) -> bool:
+        return getattr(self._requests[node_id], "experiment_id", None) in self.cancelled
 
     def _give_up(self) -> Iterator[Reply]:
-        while self._waiting:
-            node_id = self._waiting.popleft()
-            yield late(self._requests[node_id].request_id, node_id)
-        if self._busy and self._deadline is not None and time.monotonic() > self._deadline + _GRACE_SECONDS:
-            for worker, node_id in list(self._busy.items()):
-                del self._busy[worker]
-                self._selector.unregister(worker.output)
+        """Ends the workers that do not keep the deadline."""
+        if self._is_late(GRACE_SECONDS):
+            for worker in list(self._busy):
+                node_id = self._release(worker)
                 worker.kill()
                 yield late(self._requests[node_id].request_id, node_id)
+
+
+def _end(workers: list[WorkerProcess]) -> None:
+    while workers:
+        workers.pop().kill()

@@ -1,6 +1,6 @@
 """A worker process that does nodes' work for a federation of this machine.
 
-    python -m polyclinic.node.worker THREADS
+    python -m polyclinic.node.worker
 
 Frames come on standard input and go out on standard output. A frame is two blobs, each with its length in front
 (4 bytes, little-endian): an envelope (JSON) and a message without its tensors. Tensors lie in files that the
@@ -12,18 +12,23 @@ from __future__ import annotations
 import json
 import os
 import queue
-import sys
+import shutil
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from polyclinic import tensors
+from polyclinic.errors import PolyclinicError
 from polyclinic.messages import codec
 from polyclinic.messages.message import Message
-from polyclinic.messages.requests import Request
+from polyclinic.messages.replies import Failure, Reply
+from polyclinic.messages.requests import Request, SearchRequest
 from polyclinic.node.node import Node
 from polyclinic.node.stop import Stop
+
+Frame = tuple[dict[str, Any], Message | None]
 
 
 def write_frame(stream: BinaryIO, envelope: dict[str, Any], message: Message | None) -> None:
@@ -34,19 +39,28 @@ def write_frame(stream: BinaryIO, envelope: dict[str, Any], message: Message | N
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], Message | None] | None:
-    """The next frame, with the message's tensors mapped from the file that its envelope names; None at the end."""
+def read_frame(stream: BinaryIO) -> Frame | None:
+    """The next frame, without the message's tensors; None at the end.
+
+    Raises:
+        MessageError, ValueError: what comes is no frame.
+    """
     header = _blob(stream)
     body = _blob(stream)
     if header is None or body is None:
         return None
-    envelope = json.loads(header)
-    if not body:
-        return envelope, None
-    message = codec.decode(body)
-    if path := envelope.get("tensors"):
-        message = message.model_copy(update={"tensors": tensors.load_file(Path(path))})
-    return envelope, message
+    return json.loads(header), codec.decode(body) if body else None
+
+
+def load_tensors(envelope: dict[str, Any], message: Message | None) -> Message | None:
+    """The message with its tensors, mapped from the file that its envelope names.
+
+    Raises:
+        MessageError, OSError: the file is damaged or not there.
+    """
+    if message and (path := envelope.get("tensors")):
+        return message.model_copy(update={"tensors": tensors.load_file(Path(path))})
+    return message
 
 
 def _blob(stream: BinaryIO) -> bytes | None:
@@ -57,50 +71,102 @@ def _blob(stream: BinaryIO) -> bytes | None:
     return data if len(data) == int.from_bytes(length, "little") else None
 
 
-def main() -> None:
-    """Serves frames until the input ends."""
-    # What plans print must not get between the frames.
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    import torch
+class _Desk:
+    """The nodes that this process has worked for."""
 
-    torch.set_num_threads(int(sys.argv[1]))
-    waiting: queue.Queue[tuple[dict[str, Any], Message]] = queue.Queue()
-    stops: dict[str, Stop] = {}
-    threading.Thread(target=_listen, args=(waiting, stops), daemon=True).start()
-    nodes: dict[str, Node] = {}
-    workbenches = None
-    while True:
-        envelope, message = waiting.get()
-        if workbenches is None:
-            from polyclinic.node.workbenches import Workbenches
+    def __init__(self) -> None:
+        from polyclinic.node.workbenches import Workbenches
 
-            workbenches = Workbenches()
-        folder = envelope["folder"]
-        if folder not in nodes:
-            nodes[folder] = Node.open(Path(folder), workbenches=workbenches)
-        request = cast("Request", message)
-        reply = nodes[folder].handle(request, stops[request.request_id])
-        del stops[request.request_id]
-        answer: dict[str, Any] = {}
-        if reply.tensors:
-            answer["tensors"] = envelope["reply"]
+        self._workbenches = Workbenches()
+        self._nodes: dict[str, Node] = {}
+        self._searches: dict[str, int] = {}
+
+    def answer(self, envelope: dict[str, Any], request: Request, stop: Stop) -> tuple[dict[str, Any], Reply]:
+        """The reply and its envelope; whatever goes wrong is a `Failure`."""
+        import torch
+
+        # Floating-point sums of large tensors depend on the number of threads: as many as there give the same bits.
+        if torch.get_num_threads() != envelope["threads"]:
+            torch.set_num_threads(envelope["threads"])
+        try:
+            node = self._node(envelope)
+            reply = node.handle(cast("Request", load_tensors(envelope, request)), stop)
+            if not reply.tensors:
+                return {}, reply
             with Path(envelope["reply"]).open("wb") as file:
                 file.writelines(tensors.encode(reply.tensors))
-        write_frame(replies, answer, reply)
+            return {"tensors": envelope["reply"]}, reply
+        except Exception as err:
+            return {}, _failure(envelope, request, err)
+
+    def _node(self, envelope: dict[str, Any]) -> Node:
+        folder, searches = envelope["folder"], envelope["searches"]
+        if folder not in self._nodes:
+            self._nodes[folder] = Node.open(Path(folder), workbenches=self._workbenches)
+        elif self._searches[folder] != searches:
+            # The researcher has looked at what the nodes hold since: what was registered then counts from now on.
+            self._nodes[folder].handle(SearchRequest(request_id="look again"))
+        self._searches[folder] = searches
+        return self._nodes[folder]
 
 
-def _listen(waiting: queue.Queue[tuple[dict[str, Any], Message]], stops: dict[str, Stop]) -> None:
-    while frame := read_frame(sys.stdin.buffer):
-        envelope, message = frame
-        if message is None:
-            for stop in list(stops.values()):
-                stop.cancelled.set()
-            continue
-        seconds = envelope.get("seconds")
-        stop = Stop(None if seconds is None else time.monotonic() + seconds)
-        stops[cast("Request", message).request_id] = stop
-        waiting.put((envelope, message))
+def _failure(envelope: dict[str, Any], request: Request, err: Exception) -> Failure:
+    ours = isinstance(err, PolyclinicError)
+    to_do = "look whether the disk of the temporary folder is full (TMPDIR chooses another one)"
+    return Failure(
+        request_id=request.request_id,
+        node_id=envelope["node_id"],
+        code=err.code if isinstance(err, PolyclinicError) else "node",
+        stage="process",
+        what=err.what if isinstance(err, PolyclinicError) else f"{type(err).__name__}: {err}",
+        to_do=err.to_do if isinstance(err, PolyclinicError) else to_do if isinstance(err, OSError) else "",
+        traceback="" if ours else "".join(traceback.format_exception(err)),
+    )
+
+
+def main() -> None:
+    """Serves frames until the input ends."""
+    incoming, outgoing = _own_pipes()
+    waiting: queue.Queue[tuple[dict[str, Any], Request]] = queue.Queue()
+    stops: dict[str, Stop] = {}
+    # Before torch is imported, which takes seconds: a deadline runs from when the request came.
+    threading.Thread(target=_listen, args=(incoming, waiting, stops), daemon=True).start()
+    desk = _Desk()
+    while True:
+        envelope, request = waiting.get()
+        answer, reply = desk.answer(envelope, request, stops[request.request_id])
+        del stops[request.request_id]
+        write_frame(outgoing, answer, reply)
+
+
+def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes of the frames; what plans read and print afterwards does not get between them."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return incoming, outgoing
+
+
+def _listen(incoming: BinaryIO, waiting: queue.Queue[tuple[dict[str, Any], Request]], stops: dict[str, Stop]) -> None:
+    folder: Path | None = None
+    try:
+        while frame := read_frame(incoming):
+            envelope, message = frame
+            if message is None:
+                if stop := stops.get(envelope["cancel"]):
+                    stop.cancelled.set()
+                continue
+            request, seconds = cast("Request", message), envelope["seconds"]
+            folder = Path(envelope["reply"]).parent
+            stops[request.request_id] = Stop(None if seconds is None else time.monotonic() + seconds)
+            waiting.put((envelope, request))
+    except Exception:
+        traceback.print_exc()
+    # Where the program that asked was killed, nobody else deletes what it had written for this round.
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

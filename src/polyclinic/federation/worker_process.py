@@ -1,0 +1,74 @@
+"""The researcher's end of a worker process: starting it, asking it, ending it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any, BinaryIO, cast
+
+from polyclinic.errors import MessageError
+from polyclinic.messages.message import Message
+from polyclinic.messages.requests import Request
+from polyclinic.node.worker import load_tensors, read_frame, write_frame
+
+
+class WorkerProcess:
+    """One worker. Its methods are for one thread at a time, and not for signal handlers."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "polyclinic.node.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            # A Ctrl-C in the terminal is for the experiment, which tells the workers; and what a plan starts is in
+            # the worker's process group, so that it ends with the worker.
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> BinaryIO:
+        return cast("BinaryIO", self._process.stdout)
+
+    def ask(self, envelope: dict[str, Any], request: Request | None) -> bool:
+        """Sends a frame; False if the worker is gone."""
+        try:
+            write_frame(cast("BinaryIO", self._process.stdin), envelope, request)
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> Message | None:
+        """Waits for the worker's answer, with its tensors; None if it died, or wrote what is no answer."""
+        if not self.alive:
+            self._end_group()  # else a process that a plan had started could hold the pipe open
+        try:
+            frame = read_frame(self.output)
+            return load_tensors(*frame) if frame else None
+        except (MessageError, OSError, ValueError):
+            return None
+
+    def kill(self) -> str:
+        """Ends the worker and all that it started; says how it had ended, for a reader."""
+        self._end_group()
+        code = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):  # what was still to be written has no reader any more
+                cast("BinaryIO", stream).close()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _end_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
