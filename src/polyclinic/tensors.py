@@ -26,6 +26,10 @@ Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_NAME_CHARS = 512
+MAX_DIMENSIONS = 64
+# A header's values take up to a hundred times its bytes once they are Python objects, so they are limited as well.
+MAX_JSON_VALUES = 1 << 18
+_METADATA = "__metadata__"
 
 # safetensors name -> (torch name, bytes an item)
 DTYPES = {
@@ -50,17 +54,9 @@ def encode(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:
     """The parts whose concatenation is a safetensors file; tensor parts are views, not copies.
 
     Raises:
-        MessageError: for a dtype that the format does not know.
+        MessageError: for what `decode` would not read: another dtype, a sparse tensor, a name without end.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        torch_name = str(tensor.dtype).removeprefix("torch.")
-        if torch_name not in _NAMES:
-            raise MessageError(
-                f"tensor {name!r} has dtype {torch_name}, which cannot travel",
-                to_do=f"convert it to one of {', '.join(_NAMES)}",
-            )
-        entries[name] = {"dtype": _NAMES[torch_name], "shape": list(tensor.shape), "data_offsets": [0, 0]}
+    entries = {name: _entry(name, tensor) for name, tensor in tensors.items()}
     order = sorted(entries, key=lambda name: -DTYPES[entries[name]["dtype"]][1])
     parts: list[bytes | memoryview] = []
     end = 0
@@ -71,6 +67,10 @@ def encode(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:
         parts.append(data)
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER_BYTES or num_json_values(header) > MAX_JSON_VALUES:
+        raise MessageError(
+            f"{len(entries)} tensors are more than can travel", to_do="join small tensors to larger ones"
+        )
     return [len(header).to_bytes(8, "little") + header, *parts]
 
 
@@ -104,12 +104,39 @@ def num_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
+def _entry(name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    torch_name = str(tensor.dtype).removeprefix("torch.")
+    if torch_name not in _NAMES:
+        raise MessageError(
+            f"tensor {name!r} has dtype {torch_name}, which cannot travel",
+            to_do=f"convert it to one of {', '.join(_NAMES)}",
+        )
+    if str(tensor.layout) != "torch.strided" or tensor.is_meta or tensor.dim() > MAX_DIMENSIONS:
+        raise MessageError(
+            f"tensor {name!r} is sparse, without data, or has more than {MAX_DIMENSIONS} dimensions",
+            to_do="make it an ordinary tensor, for example with .to_dense()",
+        )
+    if not _may_be_named(name):
+        raise MessageError(
+            f"a tensor cannot travel as {name[:40]!r}",
+            to_do=f"choose a name of at most {MAX_NAME_CHARS} characters that is valid Unicode and not {_METADATA}",
+        )
+    return {"dtype": _NAMES[torch_name], "shape": list(tensor.shape), "data_offsets": [0, 0]}
+
+
+def _may_be_named(name: str) -> bool:
+    # JSON can spell half a character (a lone surrogate), which no file or log can hold.
+    return len(name) <= MAX_NAME_CHARS and name != _METADATA and name == name.encode(errors="ignore").decode()
+
+
 def _view(tensor: torch.Tensor) -> memoryview:
     import torch
 
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if not flat.numel():
+    if not tensor.numel():
         return memoryview(b"")
+    flat = tensor.detach().cpu().resolve_neg().contiguous()
+    # Not reshape(-1): that keeps any stride where there is only one element.
+    flat = flat.as_strided((flat.numel(),), (1,))
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
@@ -122,7 +149,9 @@ def _read_header(view: memoryview) -> tuple[dict[str, dict[str, Any]], int]:
     entries = parse_json(view[8 : 8 + length])
     if not isinstance(entries, dict):
         raise MessageError("the tensor header is not a JSON object")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise MessageError("the tensor header's metadata are not texts")
     _check_entries(entries, len(view) - 8 - length)
     return entries, 8 + length
 
@@ -133,10 +162,13 @@ def _check_entries(entries: dict[str, Any], available: int) -> None:
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise MessageError("a tensor entry needs exactly dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if len(name) > MAX_NAME_CHARS or not isinstance(dtype, str) or dtype not in DTYPES:
-            raise MessageError("a tensor has too long a name or an unknown dtype")
-        if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > 64:
+        if not _may_be_named(name) or not isinstance(dtype, str) or dtype not in DTYPES:
+            raise MessageError("a tensor has an unfit name or an unknown dtype")
+        if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
             raise MessageError("a tensor's shape or offsets are not sizes")
+        # Strides are products of sizes, also where another size is 0 and nothing is stored.
+        if math.prod(max(size, 1) for size in shape) >= 1 << 59:
+            raise MessageError("a tensor's shape is too large")
         if offsets[0] + math.prod(shape) * DTYPES[dtype][1] != offsets[1]:
             raise MessageError("a tensor's offsets do not match its shape")
         spans.append((offsets[0], offsets[1]))
@@ -171,8 +203,13 @@ def _tensor(view: memoryview, start: int, entry: dict[str, Any]) -> torch.Tensor
     return torch.frombuffer(data, dtype=dtype).reshape(entry["shape"])
 
 
+def num_json_values(data: bytes) -> int:
+    """No fewer than the values in this JSON: punctuation inside of texts counts as well."""
+    return 1 + sum(map(data.count, (b",", b"[", b"{")))
+
+
 def parse_json(data: memoryview | bytes, *, constants: bool = False) -> Any:
-    """JSON in which no key stands twice and, unless ``constants``, no number is NaN or infinite.
+    """JSON in UTF-8 in which no key stands twice and, unless ``constants``, no number is NaN or infinite.
 
     Raises:
         MessageError: if it is not.
@@ -189,7 +226,11 @@ def parse_json(data: memoryview | bytes, *, constants: bool = False) -> Any:
             return float(word)
         raise MessageError(f"{word} is no JSON")
 
+    data = bytes(data)
+    if num_json_values(data) > MAX_JSON_VALUES:
+        raise MessageError(f"a header of more than {MAX_JSON_VALUES} values")
     try:
-        return json.loads(bytes(data), object_pairs_hook=unique, parse_constant=constant)
+        # Decoded here, because json would take UTF-16 and UTF-32 as well.
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as err:
         raise MessageError("the header is no JSON") from err

@@ -7,7 +7,10 @@ class that is not in the table below. Bytes that are no message raise MessageErr
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from polyclinic import tensors
 from polyclinic.errors import MessageError
@@ -16,6 +19,7 @@ from polyclinic.messages.message import Message
 
 MAGIC = b"PLYC"
 MAX_HEADER_BYTES = 8 << 20
+_KIND = re.compile(r"[a-z-]{1,40}/[0-9]{1,6}")
 
 KINDS: dict[str, type[Message]] = {
     cls.model_fields["kind"].default: cls
@@ -34,11 +38,22 @@ KINDS: dict[str, type[Message]] = {
 
 
 def encode(message: Message) -> list[bytes | memoryview]:
-    """The parts whose concatenation is the message; tensors are views of memory, not copies."""
-    header = message.model_dump_json().encode()
-    if len(header) > MAX_HEADER_BYTES:
+    """The parts whose concatenation is the message; tensors are views of memory, not copies.
+
+    Raises:
+        MessageError: for what cannot travel: values that are not JSON, a header that is too large, odd tensors.
+    """
+    try:
+        header = message.model_dump_json().encode()
+    except PydanticSerializationError:
         raise MessageError(
-            f"the message header has {len(header)} bytes, at most {MAX_HEADER_BYTES} travel",
+            f"a {type(message).__name__} holds a value that is not JSON",
+            to_do="use numbers, valid Unicode texts, true/false, None, lists, and dicts with text keys",
+        ) from None
+    if len(header) > MAX_HEADER_BYTES or tensors.num_json_values(header) > tensors.MAX_JSON_VALUES:
+        raise MessageError(
+            f"the message header has {len(header)} bytes and about {tensors.num_json_values(header)} values, at most "
+            f"{MAX_HEADER_BYTES} bytes and {tensors.MAX_JSON_VALUES} values travel",
             to_do="a plan or its arguments are too large: data belong in a dataset at the node",
         )
     header += b" " * (-len(header) % 8)
@@ -61,25 +76,29 @@ def decode(buffer: tensors.Buffer) -> Message:
     message_class = _class_of(header)
     try:
         message = message_class.model_validate_json(header)
-    except (ValidationError, RecursionError) as err:
+    except ValidationError as err:
         # Only the places are named: the values may be anything.
-        places = [".".join(map(str, e["loc"])) for e in err.errors()] if isinstance(err, ValidationError) else []
-        raise MessageError(f"a {message_class.__name__} with unfit fields: {', '.join(places)[:500]}") from None
+        found = err.errors(include_url=False, include_context=False, include_input=False)
+        places = ", ".join(ascii(".".join(map(str, e["loc"])))[1:-1] for e in found[:20])
+        raise MessageError(f"a {message_class.__name__} with unfit fields: {places[:500]}") from None
     return message.model_copy(update={"tensors": tensors.decode(view[8 + length :])})
 
 
 def _class_of(header: bytes) -> type[Message]:
     fields = tensors.parse_json(header, constants=True)
     kind = fields.get("kind") if isinstance(fields, dict) else None
-    if not isinstance(kind, str) or "tensors" in fields:
+    if not isinstance(kind, str):
         raise MessageError("the message header names no kind")
+    if "tensors" in fields:
+        raise MessageError("the message header has tensors in it: they travel beside it")
     if kind in KINDS:
         return KINDS[kind]
-    name = kind.partition("/")[0]
-    ours = sorted(known for known in KINDS if known.partition("/")[0] == name)
+    ours = [known for known in KINDS if known.partition("/")[0] == kind.partition("/")[0]]
+    # What does not look like a kind is not repeated: it may be anything.
+    named = repr(kind) if _KIND.fullmatch(kind) else "(not shown: it is not name/version)"
     if ours:
         raise MessageError(
-            f"a message of kind {kind[:80]!r}; this Polyclinic reads {ours[-1]!r}",
+            f"a message of kind {named}; this Polyclinic reads {ours[-1]!r}",
             to_do="install the same major version of Polyclinic on both sides",
         )
-    raise MessageError(f"a message of unknown kind {kind[:80]!r}")
+    raise MessageError(f"a message of unknown kind {named}")
