@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polyclinic.errors import ConfigError, reject_unknown
 
@@ -49,7 +49,9 @@ class TrainingArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: Annotated[int, Field(ge=1, description="samples in a batch")] = 32
-    lr: Annotated[float | None, Field(gt=0, description="learning rate; default: the plan's optimizer's own")] = None
+    lr: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="learning rate; default: the plan's optimizer's own")
+    ] = None
     epochs: Annotated[int | None, Field(ge=1)] = None
     num_updates: Annotated[int | None, Field(ge=1)] = None
     optimizer_state: Annotated[
@@ -61,7 +63,9 @@ class TrainingArgs(BaseModel):
         Field(description="BatchNorm statistics: averaged, or each node keeps its own"),
     ] = "averaged"
     device: Annotated[str, Field(description='"auto" (CUDA where there is one), "cpu", "cuda:0", …')] = "auto"
-    clip_norm: Annotated[float | None, Field(gt=0, description="gradients are scaled down to this norm")] = None
+    clip_norm: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="gradients are scaled down to this norm")
+    ] = None
     lr_schedule: LearningRateSchedule | None = None
     seed: Annotated[int | None, Field(ge=0, description="default: the experiment's")] = None
     num_workers: Annotated[int, Field(ge=0, description="processes that load batches at a node")] = 0
@@ -69,28 +73,38 @@ class TrainingArgs(BaseModel):
     dry_run: Annotated[bool, Field(description="one batch only")] = False
     test_every: Annotated[int, Field(ge=0, description="evaluate each so many rounds; 0: never")] = 0
 
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        if (self.epochs is None) == (self.num_updates is None):
+            raise ValueError(
+                f"training_args needs exactly one of epochs and num_updates, got epochs={self.epochs} and "
+                f"num_updates={self.num_updates}\n"
+                "give epochs (passes over each node's data) or num_updates (batches), and leave the other out"
+            )
+        if self.lr_schedule is not None and self.lr is None:
+            raise ValueError("lr_schedule needs lr, the learning rate that it scales\nadd lr, for example lr=0.01")
+        return self
+
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> TrainingArgs:
+    def parse(cls, given: Mapping[str, Any] | TrainingArgs) -> TrainingArgs:
         """The validated arguments.
 
         Raises:
-            ConfigError: an unknown key (with the nearest known one), a value out of range, or not exactly one of
-                ``epochs`` and ``num_updates``.
+            ConfigError: an unknown key (with the nearest known one), a value out of range, not exactly one of
+                ``epochs`` and ``num_updates``, or a schedule without ``lr``.
         """
+        if isinstance(given, TrainingArgs):
+            return given
         reject_unknown(given, cls.model_fields, kind="training argument")
         try:
-            args = cls.model_validate(dict(given))
+            return cls.model_validate(dict(given))
         except ValidationError as err:
             first = err.errors(include_url=False)[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"training argument {name!r}: {first['msg']}, got {first['input']!r}") from None
-        if (args.epochs is None) == (args.num_updates is None):
-            raise ConfigError(
-                f"training_args needs exactly one of epochs and num_updates, got epochs={args.epochs} and "
-                f"num_updates={args.num_updates}",
-                to_do="give epochs (passes over each node's data) or num_updates (batches), and leave the other out",
-            )
-        return args
+        if not first["loc"]:
+            what, _, to_do = str(first["ctx"]["error"]).partition("\n")
+            raise ConfigError(what, to_do=to_do)
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"training argument {name!r}: {first['msg']}, got {first['input']!r}")
 
     def learning_rate(self, round_index: int) -> float | None:
         """The learning rate of this round, or None for the plan's own."""
