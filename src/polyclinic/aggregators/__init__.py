@@ -5,13 +5,14 @@ To add one: write its file (an `Aggregator`, and a `LocalRuleStep` if it changes
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.aggregators.aggregator import Aggregator, LocalRuleStep
 from polyclinic.aggregators.fed_average import FedAverage
 from polyclinic.aggregators.fed_prox import FedProx, ProximalTerm
-from polyclinic.errors import ConfigError, nearest
+from polyclinic.errors import ConfigError, nearest, reject_unknown
 from polyclinic.messages.requests import LocalRule
 
 AGGREGATORS: dict[str, type[Aggregator]] = {cls.__name__: cls for cls in (FedAverage, FedProx)}
@@ -22,10 +23,15 @@ def make_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
     """The aggregator of this class name, as `Aggregator.settings` describes it.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is none, or its settings are unknown, missing or out of range.
     """
     if name not in AGGREGATORS:
         raise ConfigError(f"unknown aggregator {name!r}", to_do=nearest(name, AGGREGATORS))
+    known = inspect.signature(AGGREGATORS[name]).parameters
+    reject_unknown(settings, known, kind=f"setting of {name}")
+    needed = {key for key, parameter in known.items() if parameter.default is parameter.empty}
+    if missing := sorted(needed - settings.keys()):
+        raise ConfigError(f"{name} needs {', '.join(missing)}", to_do=f"write {name}({missing[0]}=…)")
     return AGGREGATORS[name](**settings)
 
 

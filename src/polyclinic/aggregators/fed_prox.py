@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, SupportsFloat
 
 import torch
 
@@ -51,9 +51,10 @@ class ProximalTerm(LocalRuleStep):
     name: ClassVar[str] = "proximal"
 
     def __init__(self, numbers: Mapping[str, float]) -> None:
-        if set(numbers) != {"mu"} or not (0 <= numbers["mu"] < math.inf):
+        mu: object = numbers.get("mu")
+        if set(numbers) != {"mu"} or not isinstance(mu, SupportsFloat) or not 0 <= float(mu) < math.inf:
             raise ConfigError("FedProx needs a finite mu of at least 0", to_do="write FedProx(mu=0.01)")
-        self.mu = float(numbers["mu"])
+        self.mu: float = float(mu)
         self._parameters: list[torch.nn.Parameter] = []
         self._start: list[torch.Tensor] = []
 
