@@ -45,7 +45,8 @@ class Workbench:
         self.device = torch.device(device)
         self.plan.to(self.device)
         optimizer = self.plan.optimizer
-        self._groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        self._groups = [_copy_of_group(group) for group in optimizer.param_groups]
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.plan.parameters()]
         self._attributes = [(module, *_author_attributes(module)) for module in self.plan.modules()]
 
     def state(self) -> State:
@@ -56,28 +57,34 @@ class Workbench:
         """Copies the tensors in.
 
         Raises:
-            AggregationError: if names or shapes are not the plan's.
+            AggregationError: if names or shapes are not the plan's; nothing was copied then.
         """
         own = self.plan.state_dict(keep_vars=True)
         if own.keys() != tensors.keys():
             odd = sorted(own.keys() ^ tensors.keys())
             raise AggregationError(f"the model that was sent is not the plan's: tensors {', '.join(odd[:5])} differ")
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise AggregationError(
+                    f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the plan's has {tuple(tensor.shape)}"
+                )
         with torch.no_grad():
             for name, tensor in own.items():
-                if tensor.shape != tensors[name].shape:
-                    raise AggregationError(
-                        f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the plan's has {tuple(tensor.shape)}"
-                    )
                 tensor.copy_(tensors[name])
 
     def reset(self, learning_rate: float | None) -> None:
         """Puts the optimizer and the plan's plain attributes back as they were when it was built."""
         optimizer = self.plan.optimizer
         optimizer.state.clear()
+        del optimizer.param_groups[len(self._groups) :]
         for group, initial in zip(optimizer.param_groups, self._groups, strict=True):
-            group.update(initial)
+            # The same dict, which a scheduler of the author's may hold; but with nothing that training added to it.
+            group.clear()
+            group.update(_copy_of_group(initial))
             if learning_rate is not None:
                 group["lr"] = learning_rate
+        for parameter, requires_grad in self._requires_grad:
+            parameter.requires_grad_(requires_grad)
         for module, names, plain in self._attributes:
             _restore(module, names, plain)
 
@@ -127,6 +134,11 @@ def check_class(plan_class: type) -> None:
         raise PlanError(
             f"{name} has no training_step", to_do="write training_step(self, x, y) that returns the batch's loss"
         )
+
+
+def _copy_of_group(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group with the same parameters, and settings (some are tensors) that nobody else holds."""
+    return {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}
 
 
 def _author_attributes(module: torch.nn.Module) -> tuple[frozenset[str], dict[str, Any]]:
