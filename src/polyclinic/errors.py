@@ -143,5 +143,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def reject_unknown(given: Iterable[str], allowed: Iterable[str], *, kind: str = "setting") -> None:
     """Raises ConfigError for the first key that is not allowed, with the nearest allowed one."""
     known = set(allowed)
-    for key in sorted(set(given) - known):
-        raise ConfigError(f"unknown {kind} {key!r}", to_do=nearest(key, known))
+    for key in sorted(set(given) - known, key=str):
+        raise ConfigError(f"unknown {kind} {key!r}", to_do=nearest(str(key), known))

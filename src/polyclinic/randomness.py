@@ -16,7 +16,9 @@ import numpy as np
 
 def derive(seed: int, *where: str | int) -> int:
     """A 63-bit seed for the stream of this purpose and place."""
-    digest = hashlib.blake2b(repr((seed, *where)).encode(), digest_size=8).digest()
+    # int(), because numpy's integers are spelt in another way.
+    parts = (part if isinstance(part, str) else int(part) for part in (seed, *where))
+    digest = hashlib.blake2b(repr(tuple(parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
