@@ -47,7 +47,8 @@ class WorkRequest(Request):
 
 
 class CheckRequest(WorkRequest):
-    """Can you run this plan on this dataset? Answered by building it and taking one step on one batch."""
+    """Can you run this plan on this dataset? Answered by building it and taking one step on one batch,
+    from the model in ``tensors``."""
 
     kind: Literal["check-request/1"] = "check-request/1"
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from polyclinic.errors import ConfigError
+from polyclinic.datasets.table import TableDataset
+from polyclinic.errors import ConfigError, TrainingError
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.randomness import derive
 
@@ -29,8 +30,14 @@ def round_order(
     batches are numbered through over all rounds, and a pass has ceil(num_samples / batch_size) of them.
 
     Raises:
+        TrainingError: if there are no samples.
         ConfigError: if a pass has no batch, because drop_last leaves none.
     """
+    if not num_samples:
+        raise TrainingError(
+            "there is nothing to train on: the training dataset is empty",
+            to_do="look at what the plan's training_data() leaves of this node's data, or leave the node out",
+        )
     size = args.batch_size
     in_pass = num_samples // size if args.drop_last else -(-num_samples // size)
     if not in_pass:
@@ -62,11 +69,11 @@ def load_batches(
 ) -> Iterator[Any]:
     """Yields the batches of these sample numbers.
 
-    A dataset with ``tensors``, a tuple of tensors that hold all its rows, is indexed directly; all others go through
-    torch's DataLoader, whose worker processes are seeded from ``seed``.
+    A dataset whose rows are those of tensors is indexed directly; all others go through torch's DataLoader, whose
+    worker processes are seeded from ``seed``.
     """
-    tensors = getattr(dataset, "tensors", None)
-    if isinstance(tensors, tuple) and collate_fn is None and not num_workers:
+    tensors = _rows_of(dataset)
+    if tensors is not None and collate_fn is None and not num_workers:
         yield from _index(tensors, parts, batch_size)
         return
     batches = [batch.tolist() for part in parts for batch in torch.split(part, batch_size)]
@@ -77,6 +84,14 @@ def load_batches(
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _rows_of(dataset: Dataset[Any]) -> tuple[torch.Tensor, ...] | None:
+    """The tensors that hold a dataset's rows; None if there are none, or if its class changes what a row is."""
+    own = getattr(type(dataset), "__getitem__", None)
+    if own not in (TensorDataset.__getitem__, TableDataset.__getitem__) or hasattr(dataset, "__getitems__"):
+        return None
+    return getattr(dataset, "tensors", None)
 
 
 def _index(tensors: tuple[torch.Tensor, ...], parts: Sequence[torch.Tensor], batch_size: int) -> Iterator[Any]:

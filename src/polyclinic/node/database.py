@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import JSON, Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+FORMAT_VERSION = 1
+
 
 class Base(DeclarativeBase):
     pass
@@ -21,7 +23,7 @@ class NodeRow(Base):
 
     node_id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
-    format_version: Mapped[int] = mapped_column(default=1)
+    format_version: Mapped[int] = mapped_column(default=FORMAT_VERSION)
     created: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
 
 

@@ -60,7 +60,7 @@ def evaluate(
     tensors: dict[str, torch.Tensor] = {}
     for metric in metrics:
         counts = metric.counts(rows[metric.name])
-        estimate = metric.node_estimate(rows[metric.name])
+        estimate = metric.node_estimate(rows[metric.name], counts)
         values[metric.name] = MetricValue(
             value=estimate.value,
             low=estimate.low,
@@ -106,7 +106,7 @@ def _all_rows(
         predicted = to_numpy(plan.predict(*arguments[:-1])) if predicts else target
         for metric in metrics:
             if metric.name == "loss":
-                found["loss"].append(metric.rows(target, to_numpy(plan.testing_step(*arguments)).reshape(())))
+                found["loss"].append(metric.rows(target, _scalar(plan.testing_step(*arguments), type(plan).__name__)))
             else:
                 found[metric.name].append(metric.rows(target, predicted))
     return {name: join_rows(parts) for name, parts in found.items()}
@@ -118,6 +118,16 @@ def _own_metric(module: ModuleType | None) -> Metric | None:
         return None
     metric: Metric | None = getattr(module, "METRIC", None)
     return metric or CustomMetric("metric", module.metric)
+
+
+def _scalar(loss: Any, plan_name: str) -> Any:
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise EvaluationError(
+            f"{plan_name}.testing_step must return the batch's loss as a scalar tensor, it returned {what}",
+            to_do="reduce the loss, for example with .mean()",
+        )
+    return to_numpy(loss).reshape(())
 
 
 def to_numpy(value: Any) -> Any:

@@ -45,10 +45,13 @@ def train(
     request: TrainRequest,
     *,
     node_id: str,
-    kept: ExperimentState,
+    kept: ExperimentState | None,
     stop: Stop,
 ) -> LocalResult:
     """Trains the request's model for one round.
+
+    Args:
+        kept: what the node keeps over rounds; None if the training arguments ask to keep nothing.
 
     Raises:
         PlanError: the plan's step does not give a scalar loss.
@@ -78,7 +81,7 @@ def train(
         losses = _steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
     workbench.free_gradients()
     _require_finite(workbench.state())
-    if args.optimizer_state == "kept" or args.buffers == "local":
+    if kept:
         kept.save(request.round, _to_keep(workbench, args))
     return LocalResult(
         state=workbench.state(),
@@ -186,9 +189,11 @@ def _require_finite(state: State) -> None:
             )
 
 
-def _take_up(workbench: Workbench, kept: ExperimentState, args: TrainingArgs, round_index: int) -> tuple[str, ...]:
+def _take_up(
+    workbench: Workbench, kept: ExperimentState | None, args: TrainingArgs, round_index: int
+) -> tuple[str, ...]:
     """Goes on with what this node kept of earlier rounds."""
-    if args.optimizer_state == "fresh" and args.buffers == "averaged":
+    if kept is None:
         return ()
     state = kept.load(before=round_index)
     if state is None:

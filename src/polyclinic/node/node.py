@@ -10,9 +10,11 @@ import logging
 import os
 import platform
 import secrets
+import shutil
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,9 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from polyclinic.errors import ConfigError, DatasetChanged, NodeError, NodeInUse, PolyclinicError, nearest
+from polyclinic.errors import Cancelled, ConfigError, DatasetChanged, NodeError, NodeInUse, PolyclinicError, nearest
 from polyclinic.messages import replies, requests
-from polyclinic.node.database import NodeRow, open_database
+from polyclinic.node.database import FORMAT_VERSION, NodeRow, open_database
 from polyclinic.node.registry import DatabaseRegistry, RegisteredDataset, Registry, identifier
 from polyclinic.node.stop import Stop
 
@@ -56,7 +58,7 @@ class Node:
         self._workbenches = workbenches
         self._loaded: dict[tuple[str, bool], Any] = {}
         self._known: dict[str, RegisteredDataset] = {}
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
 
     # ---- folders
 
@@ -84,13 +86,19 @@ class Node:
         """The node that keeps its things in this folder.
 
         Raises:
-            NodeError: if there is none.
+            NodeError: if there is none, or one of another format.
         """
         if not (folder / DATABASE).is_file():
             raise NodeError(f"{folder} is no node's folder", to_do="make one with: polyclinic node create NAME")
         engine: Engine = open_database(folder / DATABASE)
         with Session(engine) as session:
-            row = session.scalars(select(NodeRow)).one()
+            row = session.scalars(select(NodeRow)).first()
+            if row is None or row.format_version != FORMAT_VERSION:
+                what = "is incomplete" if row is None else f"has format {row.format_version}, not {FORMAT_VERSION}"
+                raise NodeError(
+                    f"the node's database {folder / DATABASE} {what}",
+                    to_do="make the node again in another folder, or use the version of Polyclinic that made it",
+                )
             return cls(row.node_id, row.name, DatabaseRegistry(engine), folder=folder, workbenches=workbenches)
 
     @contextmanager
@@ -134,12 +142,8 @@ class Node:
         stage, action = work[type(request)]
         try:
             return action(request, stop or Stop())
-        except PolyclinicError as err:
-            return self._failure(request, err, err.code, str(err.where.get("stage", stage)), err.what, err.to_do)
         except (Exception, SystemExit) as err:
-            what = f"{type(err).__name__}: {err}"
-            to_do = "mend the plan or the data at this node; the traceback says where"
-            return self._failure(request, err, "training" if stage == "train" else "node", stage, what, to_do)
+            return self._failure(request, stage, self._behind(request, err))
 
     def _search(self, request: requests.SearchRequest, _stop: Stop) -> replies.SearchReply:
         wanted = set(request.tags)
@@ -159,7 +163,7 @@ class Node:
             collate_fn(dataset),
             request,
             node_id=self.node_id,
-            kept=self._kept(request.experiment_id),
+            kept=self._kept(request),
             stop=stop,
         )
         return replies.TrainReply(
@@ -182,8 +186,8 @@ class Node:
         workbench = self._benches().get(request)
         workbench.reset(None)
         workbench.load(request.tensors)
-        if request.training_args.buffers == "local":
-            put_buffers(workbench, self._kept(request.experiment_id).load(before=request.round + 1) or {})
+        if request.training_args.buffers == "local" and (kept := self._kept(request)):
+            put_buffers(workbench, kept.load(before=request.round + 1) or {})
         data = self._load(dataset, train=request.split == "train")
         return evaluate(workbench, data, collate_fn(dataset), metrics, request, node_id=self.node_id, stop=stop)
 
@@ -208,7 +212,7 @@ class Node:
     def _check_data(self, request: requests.CheckRequest) -> str:
         dataset = self._dataset(request.dataset_id)
         if problem := dataset.problem():
-            raise DatasetChanged(problem, to_do="register the dataset again at this node")
+            raise dataset.has_changed(problem)
         return f"{dataset.name}: {dataset.found.num_train} train, {dataset.found.num_test} test"
 
     def _check_plan(self, request: requests.CheckRequest) -> str:
@@ -216,15 +220,17 @@ class Node:
         return f"{sum(p.numel() for p in plan.parameters()):,} parameters"
 
     def _check_step(self, request: requests.CheckRequest, stop: Stop) -> str:
-        """One batch, from the weights that the plan is built with; nothing of it is kept."""
+        """One batch, from the model that was sent; nothing of it is kept."""
+        from polyclinic.node.experiment_state import pack_optimizer
+
         fields = request.model_dump(include={"request_id", "experiment_id", "dataset_id", "model_args", "seed"})
         args = request.training_args.model_copy(
             update={"dry_run": True, "optimizer_state": "fresh", "buffers": "averaged"}
         )
-        initial = {name: tensor.clone() for name, tensor in self._benches().get(request).state().items()}
-        trial = requests.TrainRequest(**fields, plan=request.plan, training_args=args, round=1, tensors=initial)
+        trial = requests.TrainRequest(**fields, plan=request.plan, training_args=args, round=1, tensors=request.tensors)
         loss = self._train(trial, stop).loss
-        self._benches().get(request).load(initial)
+        if request.training_args.optimizer_state == "kept":
+            pack_optimizer(self._benches().get(request).plan.optimizer)  # says so if it cannot be kept
         return f"loss {loss:.4g} on one batch"
 
     # ---- parts
@@ -235,7 +241,7 @@ class Node:
         if dataset_id not in self._known:
             to_do = nearest(dataset_id, self._known)
             raise ConfigError(f"node {self.name!r} has no dataset {dataset_id!r}", to_do=to_do)
-        self._known[dataset_id].require_present()
+        self._known[dataset_id].require_unchanged()
         return self._known[dataset_id]
 
     def _load(self, dataset: RegisteredDataset, *, train: bool) -> Any:
@@ -252,19 +258,37 @@ class Node:
             self._workbenches = Workbenches()
         return self._workbenches
 
-    def _kept(self, experiment_id: str) -> Any:
+    def _kept(self, request: requests.WorkRequest) -> Any:
+        """What this node keeps of the experiment from round to round; None if it is to keep nothing."""
         from polyclinic.node.experiment_state import ExperimentState
 
-        folder = self.folder
+        if request.training_args.optimizer_state == "fresh" and request.training_args.buffers == "averaged":
+            return None
+        folder = self.folder or self._temporary
         if folder is None:
-            if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="polyclinic-node-")
-            folder = Path(self._temporary.name)
-        return ExperimentState(folder / "experiments" / experiment_id)
+            folder = self._temporary = Path(tempfile.mkdtemp(prefix="polyclinic-node-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return ExperimentState(folder / "experiments" / request.experiment_id)
 
-    def _failure(
-        self, request: requests.Request, err: BaseException, code: str, stage: str, what: str, to_do: str
-    ) -> replies.Failure:
+    def _behind(self, request: requests.Request, err: BaseException) -> BaseException:
+        """What a failure comes of: data that changed or vanished meanwhile, or else the error itself.
+
+        A folder's files are not looked at before each use (`require_unchanged`), so that is made up for here.
+        """
+        dataset = self._known.get(request.dataset_id) if isinstance(request, requests.WorkRequest) else None
+        if dataset is None or isinstance(err, Cancelled | DatasetChanged) or not (problem := dataset.problem()):
+            return err
+        changed = dataset.has_changed(problem)
+        changed.__cause__ = err
+        return changed
+
+    def _failure(self, request: requests.Request, stage: str, err: BaseException) -> replies.Failure:
+        if isinstance(err, PolyclinicError):
+            code, what, to_do = err.code, err.what, err.to_do
+            stage = str(err.where.get("stage", stage))
+        else:
+            code, what = "training" if stage == "train" else "node", f"{type(err).__name__}: {err}"
+            to_do = "mend the plan or the data at this node; the traceback says where"
         reference = secrets.token_hex(4)
         log.debug("%s: %s failed, reference %s", self.node_id, stage, reference, exc_info=err)
         return replies.Failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -40,18 +41,30 @@ class RegisteredDataset:
         """Why the data cannot be used now: a sentence, or empty if they are as they were registered."""
         return self.kind.changed(self.params, self.found.fingerprint) or ""
 
-    def require_present(self) -> None:
-        """A glance before each use.
+    def require_unchanged(self) -> None:
+        """A glance before each use. Single files are compared with what they were; of folders, which may hold any
+        number of files, it is only asked whether they are there.
 
         Raises:
-            DatasetChanged: if a file of it has vanished.
+            DatasetChanged: if it has vanished, or a file of it is another one.
         """
-        for path in self.kind.paths(self.params):
+        paths = self.kind.paths(self.params)
+        for path in paths:
             if not path.exists():
-                raise DatasetChanged(
-                    f"dataset {self.name!r} has vanished: {path} is not there any more",
-                    to_do="put it back, or register the dataset again; then run the experiment on",
-                )
+                raise self.has_changed(f"{path} is not there any more")
+        if not any(path.is_dir() for path in paths) and (problem := self.problem()):
+            raise self.has_changed(problem)
+
+    def has_changed(self, how: str) -> DatasetChanged:
+        """The error that says so.
+
+        Args:
+            how: a sentence.
+        """
+        return DatasetChanged(
+            f"dataset {self.name!r} is not as it was registered: {how}",
+            to_do="put the data back, or register the dataset again at this node; then run the experiment on",
+        )
 
     def info(self) -> DatasetInfo:
         """What researchers see of it."""
@@ -105,6 +118,8 @@ class DatabaseRegistry:
         """
         kind = get_kind(kind_name)
         params = parse_params(kind, options)
+        if isinstance(tags, str):
+            raise ConfigError(f"tags is a list, got the text {tags!r}", to_do=f"write tags=[{tags!r}]")
         tags = tuple(sorted({tag.strip() for tag in tags} - {""}))
         if not tags:
             raise ConfigError("a dataset needs at least one tag", to_do="give --tags, for example --tags heart")
@@ -160,19 +175,24 @@ def parse_params(kind: DatasetKind, options: Mapping[str, Any]) -> BaseModel:
 def identifier(name: str) -> str:
     """A short id for a name: ``"Guy's Hospital"`` -> ``"guy-s-hospital"``.
 
+    Ids are plain ASCII, because they name folders. Where a letter has no such spelling (``"北京医院"``), a digest of
+    the name keeps the ids of different names apart.
+
     Raises:
         ConfigError: if no letter or digit is in the name.
     """
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    found = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60]
-    if not found:
+    letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).casefold())
+    if not any(map(str.isalnum, letters)):
         raise ConfigError(f"the name {name!r} has no letter or digit", to_do="choose a name with some")
+    found = re.sub(r"[^a-z0-9]+", "-", letters.encode("ascii", "ignore").decode()).strip("-")[:60]
+    if any(letter.isalnum() and not letter.isascii() for letter in letters):
+        return f"{found or 'id'}-{hashlib.blake2b(letters.encode(), digest_size=4).hexdigest()}"
     return found
 
 
 def _registered(row: DatasetRow) -> RegisteredDataset:
-    kind = get_kind(row.dataset_kind)
     try:
+        kind = get_kind(row.dataset_kind)
         params, found = kind.Params.model_validate(row.params), Found.model_validate(row.found)
     except (ConfigError, ValidationError) as err:
         raise DatasetError(
