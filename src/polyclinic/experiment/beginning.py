@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from polyclinic.aggregators import Aggregator
 from polyclinic.errors import ConfigError
 from polyclinic.node.registry import identifier
 from polyclinic.plans.source import PlanSource, add_dependencies, extract_source, load_plan_class
@@ -19,14 +22,31 @@ from polyclinic.randomness import derive, seeded
 State = dict[str, torch.Tensor]
 
 
-def check_settings(lists: Mapping[str, object], numbers: Mapping[str, float | None]) -> None:
-    """Raises ConfigError for a text where a list belongs, and for a number that is not above 0."""
+def check_settings(lists: Mapping[str, object], numbers: Mapping[str, object]) -> None:
+    """Raises ConfigError for a text where a list belongs, and for what is no number above 0."""
     for label, value in lists.items():
         if isinstance(value, str):
             raise ConfigError(f"{label} is a list, got the text {value!r}", to_do=f"write {label}=[{value!r}]")
     for label, number in numbers.items():
-        if number is not None and not number > 0:
-            raise ConfigError(f"{label} must be above 0, got {number}")
+        if number is not None and not (isinstance(number, int | float) and number > 0):
+            raise ConfigError(f"{label} must be a number above 0, got {number!r}")
+
+
+def check_aggregator(aggregator: object) -> None:
+    """Raises ConfigError for what is no aggregator; forgotten brackets are the usual reason."""
+    if not isinstance(aggregator, Aggregator):
+        raise ConfigError(f"aggregator is no Aggregator: {aggregator!r}", to_do="write aggregator=FedAverage()")
+
+
+@contextmanager
+def unfit_values_named() -> Iterator[None]:
+    """Turns what pydantic says of a value into a ConfigError that names the setting."""
+    try:
+        yield
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{name}: {first['msg']}, got {first['input']!r}") from None
 
 
 def build_plan(model_class: type, model_args: dict[str, Any], seed: int) -> tuple[PlanSource, State]:

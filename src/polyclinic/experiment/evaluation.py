@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -125,14 +126,15 @@ def evaluate_nodes(
     deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
     replies: list[EvaluateReply] = []
     failures: list[Failure] = []
-    for reply in in_node_order(federation.send(for_each(request, participants), deadline), names):
-        if isinstance(reply, Failure):
-            if reply.code == Cancelled.code:
-                raise Cancelled("the evaluation was stopped on request", to_do="ask again when you like")
-            failures.append(reply)
-        else:
-            assert isinstance(reply, EvaluateReply)
-            replies.append(reply)
+    with closing(in_node_order(federation.send(for_each(request, participants), deadline), names)) as arriving:
+        for reply in arriving:
+            if isinstance(reply, Failure):
+                if reply.code == Cancelled.code:
+                    raise Cancelled("the evaluation was stopped on request", to_do="ask again when you like")
+                failures.append(reply)
+            else:
+                assert isinstance(reply, EvaluateReply)
+                replies.append(reply)
     needed = len(names) if settings.min_nodes is None else min(settings.min_nodes, len(names))
     if len(replies) < needed or not replies:
         raise _failed(failures, names)

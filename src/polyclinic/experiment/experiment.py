@@ -16,7 +16,13 @@ import torch
 
 from polyclinic.aggregators import Aggregator, FedAverage, make_aggregator
 from polyclinic.errors import Cancelled, ConfigError
-from polyclinic.experiment.beginning import build_plan, check_settings, new_folder
+from polyclinic.experiment.beginning import (
+    build_plan,
+    check_aggregator,
+    check_settings,
+    new_folder,
+    unfit_values_named,
+)
 from polyclinic.experiment.check import CheckReport, check_nodes
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
@@ -86,27 +92,29 @@ class Experiment:
             {"round_limit": round_limit, "min_nodes": min_nodes, "deadline_seconds": deadline_seconds},
         )
         args = TrainingArgs.parse(training_args)
-        aggregator = aggregator or FedAverage()
+        aggregator = FedAverage() if aggregator is None else aggregator
+        check_aggregator(aggregator)
         plan, state = build_plan(model_class, dict(model_args or {}), seed)
-        spec = ExperimentSpec(
-            experiment_id=uuid.uuid4().hex,
-            name=name,
-            tags=tuple(tags),
-            nodes=None if nodes is None else tuple(nodes),
-            class_name=plan.class_name,
-            plan_sha256=plan.sha256,
-            model_args=dict(model_args or {}),
-            training_args=args,
-            round_limit=round_limit,
-            aggregator=type(aggregator).__name__,
-            aggregator_settings=aggregator.settings,
-            min_nodes=min_nodes,
-            deadline_seconds=deadline_seconds,
-            seed=seed,
-            keep_all_rounds=keep_all_rounds,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=versions(),
-        )
+        with unfit_values_named():
+            spec = ExperimentSpec(
+                experiment_id=uuid.uuid4().hex,
+                name=name,
+                tags=tuple(tags),
+                nodes=None if nodes is None else tuple(nodes),
+                class_name=plan.class_name,
+                plan_sha256=plan.sha256,
+                model_args=dict(model_args or {}),
+                training_args=args,
+                round_limit=round_limit,
+                aggregator=type(aggregator).__name__,
+                aggregator_settings=aggregator.settings,
+                min_nodes=min_nodes,
+                deadline_seconds=deadline_seconds,
+                seed=seed,
+                keep_all_rounds=keep_all_rounds,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                versions=versions(),
+            )
         path = Path(folder) if folder is not None else new_folder(name)
         first = RoundRecord(round=0, started=spec.created, seconds=0.0, nodes=())
         self._begin(spec, plan, RunFolder(path), aggregator, federation, observers, [first], state)
@@ -166,7 +174,7 @@ class Experiment:
     def check(self) -> CheckReport:
         """Asks every node whether it can run this, and prints what they say. Nothing of it is kept."""
         with self._nodes() as (federation, participants):
-            report = check_nodes(CheckRequest(**self._work()), participants, federation)
+            report = check_nodes(CheckRequest(**self._work(), tensors=self._state), participants, federation)
         print(report)  # noqa: T201  (a table is what the researcher asked for)
         return report
 
@@ -229,6 +237,7 @@ class Experiment:
             EvaluationError: a node could not evaluate, or a metric does not fit what the plan predicts.
             ConfigError: an unknown metric, with the nearest known one.
         """
+        check_settings({"metrics": metrics, "nodes": nodes}, {})
         with self._nodes(nodes) as (federation, participants):
             return self._evaluate(federation, participants, split, metrics)
 
@@ -240,7 +249,9 @@ class Experiment:
                 or a round number that the run folder has kept.
         """
         plan = build(load_plan_class(self._plan), self._spec.model_args)
-        number = self._best() if which == "best" else self.round if which == "last" else which
+        if isinstance(which, str) and which not in ("last", "best"):
+            raise ConfigError(f"there is no model {which!r}", to_do='ask for "last", "best" or a round\'s number')
+        number = self._best() if which == "best" else self.round if which == "last" else int(which)
         plan.load_state_dict(self._state if number == self.round else self._folder.read_model(number)[0])
         module = getattr(plan, "model", plan)
         return (module if isinstance(module, torch.nn.Module) else plan).eval()
@@ -254,8 +265,8 @@ class Experiment:
     def save(self) -> Path:
         """Makes sure that everything is in the run folder, and returns it. `run` does this by itself."""
         if not self._folder.begun:
-            self._folder.create(self._spec, self._plan)
-            self._folder.write_round(self._records[0], self._state, self._aggregator.state_dict())
+            first, aggregator = self._records[0], self._aggregator.state_dict()
+            self._folder.create(self._spec, self._plan, first, self._state, aggregator)
         return self.run_folder
 
     @classmethod
@@ -328,7 +339,9 @@ class Experiment:
         metrics: Sequence[str] | None,
     ) -> Evaluation:
         names = None if metrics is None else tuple(metrics)
-        request = EvaluateRequest(**self._work(), round=self.round, split=split, metrics=names, tensors=self._state)
+        given: dict[str, Any] = {"round": self.round, "split": split, "metrics": names, "tensors": self._state}
+        with unfit_values_named():
+            request = EvaluateRequest(**self._work(), **given)
         return evaluate_nodes(request, participants, federation, self._settings())
 
     def _work(self) -> dict[str, Any]:
@@ -355,7 +368,8 @@ class Experiment:
             self._federation = local_federation()
         spec = self._spec
         chosen = spec.nodes if only is None else tuple(only)
-        participants = find_participants(self._federation, spec.tags, chosen, spec.min_nodes)
+        needed = spec.min_nodes if only is None else None
+        participants = find_participants(self._federation, spec.tags, chosen, needed)
         with self._federation.in_use(p.node_id for p in participants):
             yield self._federation, participants
 

@@ -55,11 +55,11 @@ class ProgressBar(Observer):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=Console(stderr=True),
             # Drawing ten times a second from a thread of its own costs the round loop nothing that can be measured.
             refresh_per_second=5,
@@ -81,15 +81,19 @@ class ProgressBar(Observer):
     def round_ended(self, *, record: RoundRecord, **_: Any) -> None:
         self._progress.update(self._rounds, completed=record.round)
         for failure in record.failures:
-            self._progress.console.print(f"round {record.round}: {failure.node} failed: {failure.what}", style="yellow")
+            self._say(f"round {record.round}: {failure.node} failed: {failure.what}")
         for note in record.notes:
-            self._progress.console.print(f"round {record.round}: {note}", style="yellow")
+            self._say(f"round {record.round}: {note}")
 
     def run_ended(self, *, reason: str, **_: Any) -> None:
         if self._progress is not None:
             self._progress.update(self._rounds, detail=reason)
             self._progress.stop()
             self._progress = None
+
+    def _say(self, text: str) -> None:
+        # No markup: square brackets are the plan's or the data's own.
+        self._progress.console.print(text, style="yellow", markup=False, highlight=False)
 
 
 class EarlyStopping(Observer):

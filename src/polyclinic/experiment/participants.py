@@ -34,7 +34,7 @@ def find_participants(
         min_nodes: with fewer left, a dataset that vanished or changed is an error, else a warning.
 
     Raises:
-        NoMatchingNodes: no node has the tags, or a node has two datasets with them.
+        NoMatchingNodes: no node has the tags, fewer than ``min_nodes`` have them, or a node has two datasets with them.
         DatasetChanged: a dataset changed or vanished since it was registered.
         FederationError: ``only`` names a node that is not there.
     """
@@ -59,6 +59,12 @@ def find_participants(
         warnings.warn(message, stacklevel=4)
     if not found:
         raise _nothing_found(federation, tags, only)
+    if min_nodes is not None and len(found) < min_nodes:
+        raise NoMatchingNodes(
+            f"{len(found)} nodes have data with the tags {_listed(tags)}, min_nodes asks for {min_nodes}: "
+            + ", ".join(participant.name for participant in found),
+            to_do="lower min_nodes, or see which data the other nodes have: polyclinic federation show",
+        )
     found.sort(key=lambda participant: participant.node_id)
     _require_same_columns(found)
     return found

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -64,22 +65,23 @@ def run_round(
     rows: list[HistoryRow] = []
     notes: list[str] = []
     failures: list[Failure] = []
-    for reply in in_node_order(federation.send(for_each(request, participants), deadline), names):
-        tell(observers, "node_replied", node=names[reply.node_id], reply=reply)
-        if isinstance(reply, TrainReply):
-            try:
-                aggregator.add(reply)
-            except AggregationError as err:
-                reply = _unfit(reply, err)
-        if isinstance(reply, Failure):
-            failures.append(reply)
-            if reply.code == Cancelled.code:
-                # The other nodes are told as well; their replies are of no use.
-                raise Cancelled(f"round {request.round} was stopped on request", to_do="run() goes on from there")
-            continue
-        assert isinstance(reply, TrainReply)
-        rows.append(_row(request, reply, names[reply.node_id]))
-        notes += [f"{names[reply.node_id]}: {note}" for note in reply.notes]
+    with closing(in_node_order(federation.send(for_each(request, participants), deadline), names)) as replies:
+        for reply in replies:
+            tell(observers, "node_replied", node=names[reply.node_id], reply=reply)
+            if isinstance(reply, TrainReply):
+                try:
+                    aggregator.add(reply)
+                except AggregationError as err:
+                    reply = _unfit(reply, err)
+            if isinstance(reply, Failure):
+                failures.append(reply)
+                if reply.code == Cancelled.code:
+                    # The other nodes are told as well; their replies are of no use.
+                    raise Cancelled(f"round {request.round} was stopped on request", to_do="run() goes on from there")
+                continue
+            assert isinstance(reply, TrainReply)
+            rows.append(_row(request, reply, names[reply.node_id]))
+            notes += [f"{names[reply.node_id]}: {note}" for note in reply.notes]
     needed = len(names) if settings.min_nodes is None else min(settings.min_nodes, len(names))
     if len(rows) < needed or not rows:
         raise _round_failed(request.round, failures, names, needed)
@@ -104,14 +106,21 @@ def for_each(request: WorkRequest, participants: Iterable[Participant]) -> dict[
     }
 
 
-def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Iterator[Reply]:
-    """The replies by node id, each as soon as all before it are there. Early ones wait; their tensors are files."""
+def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Generator[Reply]:
+    """The replies by node id, each as soon as all before it are there. Early ones wait; their tensors are files.
+
+    Close it when you stop early: a federation is busy until its replies are closed.
+    """
     waiting: dict[str, Reply] = {}
     order = deque(sorted(node_ids))
-    for reply in replies:
-        waiting[reply.node_id] = reply
-        while order and order[0] in waiting:
-            yield waiting.pop(order.popleft())
+    try:
+        for reply in replies:
+            waiting[reply.node_id] = reply
+            while order and order[0] in waiting:
+                yield waiting.pop(order.popleft())
+    finally:
+        if isinstance(replies, Generator):
+            replies.close()
 
 
 def _row(request: TrainRequest, reply: TrainReply, name: str) -> HistoryRow:

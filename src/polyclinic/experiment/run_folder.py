@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from polyclinic import tensors
 from polyclinic.errors import RunFolderError
@@ -56,8 +55,12 @@ class RunFolder:
         """Whether the experiment in it is this one: made or read through this object."""
         return self._begun
 
-    def create(self, spec: ExperimentSpec, plan: PlanSource) -> None:
-        """Makes the folder for a new experiment.
+    def create(
+        self, spec: ExperimentSpec, plan: PlanSource, first: RoundRecord, model: State, aggregator: State
+    ) -> None:
+        """Makes the folder for a new experiment, with its initial model as round 0.
+
+        Until experiment.json is there, which is written last, there is no experiment in the folder.
 
         Raises:
             RunFolderError: it cannot be written, or holds another experiment.
@@ -71,6 +74,7 @@ class RunFolder:
             for folder in (self.path, self.path / "rounds", self.path / "models"):
                 folder.mkdir(parents=True, exist_ok=True)
             _write(self.path / "plan.py", [plan.text.encode()])
+            self.write_round(first, model, aggregator)
             _write(self.path / "experiment.json", [_sealed(spec.model_dump_json())])
         self._begun = True
 
@@ -88,7 +92,7 @@ class RunFolder:
             spec = ExperimentSpec.model_validate_json(_unsealed((self.path / "experiment.json").read_bytes()))
             self._begun = True
             return spec
-        except (ValueError, ValidationError) as err:
+        except (OSError, ValueError) as err:
             raise RunFolderError(
                 f"{self.path / 'experiment.json'} is damaged, or of another version of Polyclinic",
                 to_do="take the file from a backup, or load it with the version that made it",
@@ -100,10 +104,14 @@ class RunFolder:
         Raises:
             RunFolderError: it was changed.
         """
-        plan = PlanSource(text=(self.path / "plan.py").read_bytes().decode(), class_name=spec.class_name)
-        if plan.sha256 != spec.plan_sha256:
+        try:
+            plan = PlanSource(text=(self.path / "plan.py").read_bytes().decode(), class_name=spec.class_name)
+            changed = plan.sha256 != spec.plan_sha256
+        except (OSError, UnicodeDecodeError):
+            changed = True
+        if changed:
             raise RunFolderError(
-                f"{self.path / 'plan.py'} was changed after the experiment had begun",
+                f"{self.path / 'plan.py'} was changed or deleted after the experiment had begun",
                 to_do="put the original back; or begin a new experiment with the changed plan",
             )
         return plan
@@ -143,9 +151,10 @@ class RunFolder:
 
     def prune(self, keep: Collection[int]) -> None:
         """Deletes the models of all rounds but these."""
-        for path in (self.path / "models").glob("*.safetensors"):
-            if int(path.stem) not in keep:
-                path.unlink(missing_ok=True)
+        with self._writing():
+            for number in self._kept():
+                if number not in keep:
+                    self._model(number).unlink(missing_ok=True)
 
     def read_records(self) -> list[RoundRecord]:
         """The records of all complete rounds, by round, up to the last one that has its model.
@@ -162,7 +171,7 @@ class RunFolder:
                 record = RoundRecord.model_validate_json(json.dumps(content["record"]))
                 self._digests[record.round] = content["model_sha256"]
                 records.append(record)
-            except (ValueError, KeyError, ValidationError):
+            except (OSError, ValueError, KeyError, TypeError):
                 warnings.warn(f"{path} is damaged; its round is left out", stacklevel=2)
         while records and not self._intact(records[-1].round):
             warnings.warn(
@@ -184,9 +193,8 @@ class RunFolder:
             RunFolderError: it was not kept, or is damaged.
         """
         if not self._intact(round_index):
-            kept = sorted(int(path.stem) for path in (self.path / "models").glob("*.safetensors"))
             raise RunFolderError(
-                f"the model of round {round_index} is not in {self.path}, or damaged; rounds kept: {kept}",
+                f"the model of round {round_index} is not in {self.path}, or damaged; rounds kept: {self._kept()}",
                 to_do="use one of them; keep_all_rounds=True keeps all from the start",
             )
         named = tensors.load_file(self._model(round_index))
@@ -199,6 +207,10 @@ class RunFolder:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == self._digests[round_index]
 
+    def _kept(self) -> list[int]:
+        """The rounds whose models are there. Files with other names are nobody's business."""
+        return sorted(int(path.stem) for path in (self.path / "models").glob("*.safetensors") if path.stem.isdecimal())
+
     def _record(self, round_index: int) -> Path:
         return self.path / "rounds" / f"{round_index:06d}.json"
 
@@ -209,6 +221,8 @@ class RunFolder:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except Timeout:  # of the lock; it is an OSError too
+            raise
         except OSError as err:
             raise RunFolderError(
                 f"the run folder {self.path} cannot be written: {err.strerror or err}",
