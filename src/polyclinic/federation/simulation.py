@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -49,12 +51,15 @@ def simulate(
         DatasetError: the data cannot be read.
     """
     if isinstance(data, str):
-        folder = tempfile.TemporaryDirectory(prefix="polyclinic-federation-")
-        path = None if data_path is None else Path(data_path)
-        create_nodes(Path(folder.name), data, data_path=path, tags=tags, options=options)
-        federation = InProcessFederation.at(Path(folder.name)) if workers is None else None
-        federation = federation or ProcessFederation(Path(folder.name), workers)
-        federation.keep_alive(folder)
+        folder = Path(tempfile.mkdtemp(prefix="polyclinic-federation-"))
+        try:
+            path = None if data_path is None else Path(data_path)
+            create_nodes(folder, data, data_path=path, tags=tags, options=options)
+            federation = InProcessFederation.at(folder) if workers is None else ProcessFederation(folder, workers)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(federation, shutil.rmtree, folder, ignore_errors=True)
         return federation
     if data_path is not None or workers is not None or options:
         raise ConfigError(
