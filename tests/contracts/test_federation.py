@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,9 @@ def test_evaluation_gives_metrics_and_their_counts(ask: Asking) -> None:
 def test_large_tensors_pass(ask: Asking) -> None:
     ballast = 50_000_000 // 4
     sent = model(ballast) | {"ballast": torch.linspace(-1, 1, ballast)}
-    requests = {n: r for n, r in ask.requests(tensors=sent, ballast=ballast, updates=1).items() if n in ask.node_ids[:2]}
+    requests = {
+        n: r for n, r in ask.requests(tensors=sent, ballast=ballast, updates=1).items() if n in ask.node_ids[:2]
+    }
     count = 0
     for reply in ask.federation.send(requests):
         count += 1
@@ -266,8 +269,8 @@ def test_a_plan_that_fails_at_one_node_is_a_failure_of_that_node(ask: Asking) ->
 def test_a_dataset_that_a_node_does_not_have_is_a_failure(ask: Asking) -> None:
     requests = {n: r.model_copy(update={"dataset_id": "nothing"}) for n, r in ask.requests().items()}
     found = by_node(ask.federation.send(requests))
-    assert [r.what for r in found.values() if isinstance(r, Failure) and "no dataset 'nothing'" in r.what] != []
-    assert kinds(found.values()) == dict.fromkeys(ask.node_ids, Failure)
+    assert list(found) == ask.node_ids
+    assert all(isinstance(r, Failure) and "has no dataset 'nothing'" in r.what for r in found.values())
 
 
 def test_a_plan_that_prints_harms_nothing(ask: Asking) -> None:
@@ -356,7 +359,7 @@ def test_leaving_early_leaves_the_federation_usable(ask: Asking) -> None:
     for _ in ask.federation.send(ask.requests()):
         break
     assert ask.works()
-    with pytest.raises(ZeroDivisionError):
+    with suppress(ZeroDivisionError):
         for _ in ask.federation.send(ask.requests()):
             raise ZeroDivisionError
     assert ask.works()
