@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -256,3 +257,19 @@ def test_no_path_says_how_to_get_the_data():
     with pytest.raises(DatasetError, match="needs data, which do not ship") as caught:
         ensure_prepared(None)
     assert "polyclinic dataset mock fed_ixi" in str(caught.value)
+
+
+def test_two_programs_that_prepare_one_folder_at_once_do_the_work_once(raw, prepared, tmp_path, monkeypatch):
+    module = sys.modules["polyclinic.datasets.fed_ixi.prepare"]
+    real, done = module._prepare_subject, []
+
+    def counted(*args):
+        done.append(args[1].id)
+        real(*args)
+
+    monkeypatch.setattr(module, "_prepare_subject", counted)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(prepare, raw, tmp_path / "out", workers=1, **quiet) for _ in range(2)]
+        assert [job.result() for job in jobs] == [tmp_path / "out"] * 2
+    assert len(done) == 15
+    assert digests(tmp_path / "out") == digests(prepared)
