@@ -116,6 +116,11 @@ def build(plan_class: type, model_args: Mapping[str, Any]) -> TorchTrainingPlan:
             f"{name} has no optimizer",
             to_do="set self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1), or another, in __init__",
         )
+    if isinstance(plan.optimizer, torch.optim.LBFGS):
+        raise PlanError(
+            f"{name} uses LBFGS, which computes the loss several times a step; rounds compute it once",
+            to_do="use another optimizer, for example torch.optim.SGD or torch.optim.Adam",
+        )
     if not any(p.requires_grad for p in plan.parameters()):
         raise PlanError(f"{name} has no parameters to train", to_do="set self.model to a torch module in __init__")
     return plan
