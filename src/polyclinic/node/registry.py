@@ -181,13 +181,14 @@ def identifier(name: str) -> str:
     Raises:
         ConfigError: if no letter or digit is in the name.
     """
-    letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).casefold())
-    if not any(map(str.isalnum, letters)):
+    letters = unicodedata.normalize("NFKD", name).casefold()
+    words = re.sub(r"[\W_]+", "-", "".join(c for c in letters if not unicodedata.combining(c))).strip("-")
+    if not words:
         raise ConfigError(f"the name {name!r} has no letter or digit", to_do="choose a name with some")
-    found = re.sub(r"[^a-z0-9]+", "-", letters.encode("ascii", "ignore").decode()).strip("-")[:60]
-    if any(letter.isalnum() and not letter.isascii() for letter in letters):
-        return f"{found or 'id'}-{hashlib.blake2b(letters.encode(), digest_size=4).hexdigest()}"
-    return found
+    found = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[^a-z0-9-]", "", words)).strip("-")[:60]
+    if words.isascii():
+        return found
+    return f"{found or 'id'}-{hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
 
 
 def _registered(row: DatasetRow) -> RegisteredDataset:
