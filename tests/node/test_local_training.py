@@ -268,7 +268,7 @@ def test_global_generators_are_as_before_an_evaluation(work, node, ending):
             {ending}
     """
     before = states()
-    node.handle(work.evaluate(work.plan(more=more), metrics=("mean_squared_error",)))
+    node.handle(work.evaluate(work.plan(more=more), metrics=("mse",)))
     assert states() == before
 
 

@@ -92,7 +92,7 @@ def _all_rows(
     found: dict[str, list[Rows]] = {metric.name: [] for metric in metrics}
     batches = load_batches(
         dataset,
-        [torch.arange(num_samples)],
+        [torch.arange(num_samples)] if num_samples else [],
         batch_size=request.training_args.batch_size,
         collate_fn=collate_fn,
         num_workers=request.training_args.num_workers,
