@@ -2,7 +2,9 @@
 
 Floating-point tensors are summed in float64 and rounded once, at the end. Integer and boolean tensors (counters) are
 averaged as well and rounded to the nearest value; they are summed as differences from the model the round began with,
-so that a value that all nodes agree on comes out exactly, however large.
+so that a value that all nodes agree on comes out exactly, however large, as long as it moved by less than
+2^52 / nodes in the round. Where the mean lies in the middle, as in a tied vote of booleans, it is rounded to even:
+to the beginning, or an even number of steps away from it.
 """
 
 from __future__ import annotations
