@@ -74,8 +74,8 @@ class Federated:
 
 
 def _build(dataset: FederatedDataset, params: FederatedParams, *, train: bool) -> Dataset[Any]:
-    path = dataset.ensure_prepared(params.path)
     options: dict[str, Any] = dict(params.options)
+    path = dataset.ensure_prepared(params.path, **options)
     return dataset.build(params.center, train=train, data_path=path, **options)
 
 
