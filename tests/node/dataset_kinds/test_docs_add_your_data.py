@@ -13,6 +13,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "add-your-data.md").read_text(encod
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 OF_ALL_KINDS = {"tags", "name"}
+FLAGS = {"--allow-one-class"}  # given without a value
 
 
 def parsed(command):
@@ -20,7 +21,9 @@ def parsed(command):
     program, group, action, _node, kind, *words = shlex.split(command)
     assert (program, group, action) == ("polyclinic", "node", "add-dataset")
     options = {}
-    for option, value in zip(words[::2], words[1::2], strict=True):
+    while words:
+        option = words.pop(0)
+        value = "true" if option in FLAGS else words.pop(0)
         options.setdefault(option.removeprefix("--"), []).append(value)
     assert options.keys() >= OF_ALL_KINDS
     return kind, {k: v[0] if len(v) == 1 else v for k, v in options.items() if k not in OF_ALL_KINDS}
