@@ -1,5 +1,6 @@
 import copy
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -88,6 +89,54 @@ def test_an_attribute_that_became_something_else_is_put_back():
     workbench.reset(None)
     assert workbench.plan.steps == 0
     assert workbench.plan.best == {"loss": None}
+
+
+class Holds(Plan):
+    def __init__(self, model_args):
+        super().__init__(model_args)
+        self.mean = torch.zeros(2)
+        self.counts = np.zeros(2)
+        self.table = np.zeros(2)
+        self.table.flags.writeable = False
+        self.window = deque([1.0], maxlen=3)
+        self.python_rng = random.Random(3)
+        self.numpy_rng = np.random.default_rng(3)
+        self.torch_rng = torch.Generator().manual_seed(3)
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+        self.alias = self.model[0].weight.data
+
+    def draw(self):
+        return self.python_rng.random(), self.numpy_rng.random(), torch.rand(1, generator=self.torch_rng).item()
+
+
+def test_tensors_arrays_and_generators_are_the_same_objects_with_their_old_content():
+    workbench = bench(Holds)
+    plan = workbench.plan
+    objects = [plan.mean, plan.counts, plan.python_rng, plan.numpy_rng, plan.torch_rng, plan.alias, plan.optimizer]
+    first = None
+    for _ in range(2):
+        plan.mean += 1
+        plan.counts += 1
+        plan.scratch += 1
+        plan.window.append(2.0)
+        drawn = plan.draw()
+        first = first or drawn
+        assert drawn == first
+        plan.mean = plan.counts = plan.python_rng = plan.alias = None
+        plan.optimizer = torch.optim.SGD(plan.parameters(), lr=9.0)
+        workbench.reset(None)
+        assert [id(one) for one in objects] == [
+            id(one)
+            for one in (
+                plan.mean, plan.counts, plan.python_rng, plan.numpy_rng, plan.torch_rng, plan.alias, plan.optimizer
+            )
+        ]  # fmt: skip
+        assert plan.mean.tolist() == plan.counts.tolist() == plan.scratch.tolist() == [0, 0]
+        assert list(plan.window) == [1.0]
+        assert plan.window.maxlen == 3
+    # What shares memory with a weight still does.
+    workbench.load({name: torch.ones_like(tensor) for name, tensor in workbench.state().items()})
+    assert plan.alias.tolist() == [[1.0] * 3] * 4
 
 
 def test_modules_in_plain_lists_are_not_copied():

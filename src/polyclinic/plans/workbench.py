@@ -1,16 +1,19 @@
 """A built plan that a process trains again and again: for other rounds, and for other nodes.
 
 Building a plan costs memory and time, so a process builds it once. What one node's training leaves in it must not
-reach the next: tensors are overwritten, the optimizer is reset, and plain attributes are put back.
+reach the next: tensors are overwritten, the optimizer is reset, and attributes are put back.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from polyclinic.errors import AggregationError, PlanError, PolyclinicError
@@ -47,7 +50,7 @@ class Workbench:
         optimizer = self.plan.optimizer
         self._groups = [_copy_of_group(group) for group in optimizer.param_groups]
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.plan.parameters()]
-        self._attributes = [(module, *_author_attributes(module)) for module in self.plan.modules()]
+        self._attributes = [_Attributes(module) for module in self.plan.modules()]
 
     def state(self) -> State:
         """The live tensors by name: parameters and buffers. They change with the next training."""
@@ -73,7 +76,9 @@ class Workbench:
                 tensor.copy_(tensors[name])
 
     def reset(self, learning_rate: float | None) -> None:
-        """Puts the optimizer and the plan's plain attributes back as they were when it was built."""
+        """Puts the optimizer and the plan's attributes back as they were when it was built; `load` does the rest."""
+        for attributes in self._attributes:
+            attributes.put_back()
         optimizer = self.plan.optimizer
         optimizer.state.clear()
         del optimizer.param_groups[len(self._groups) :]
@@ -85,8 +90,6 @@ class Workbench:
                 group["lr"] = learning_rate
         for parameter, requires_grad in self._requires_grad:
             parameter.requires_grad_(requires_grad)
-        for module, names, plain in self._attributes:
-            _restore(module, names, plain)
 
     def free_gradients(self) -> None:
         """Gradients take as much memory as the model; between trainings nobody needs them."""
@@ -146,28 +149,59 @@ def _copy_of_group(group: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}
 
 
-def _author_attributes(module: torch.nn.Module) -> tuple[frozenset[str], dict[str, Any]]:
-    """The names a module has, and those of its author's attributes that are plain data."""
-    attributes = vars(module)
-    plain = {k: copy.deepcopy(v) for k, v in attributes.items() if k not in _MODULE_ATTRIBUTES and _is_plain(v)}
-    return frozenset(attributes), plain
+class _Attributes:
+    """The attributes of one module that are its author's, as they were.
+
+    Plain data are put back as copies. Every other attribute is the same object again; where that is a tensor, an array
+    or a generator of random numbers, it also gets its old content back, and so do buffers that are not loaded.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._now = vars(module)
+        self._names = frozenset(self._now)
+        own = {name: value for name, value in self._now.items() if name not in _MODULE_ATTRIBUTES}
+        copies = {name: copy.deepcopy(value) for name, value in own.items() if _is_plain(value)}
+        # What cannot change, as a number or a tuple of texts, is its own copy.
+        self._plain = {name: value for name, value in copies.items() if value is not own[name]}
+        self._objects = {name: value for name, value in own.items() if name not in self._plain}
+        unloaded = [module._buffers[name] for name in module._non_persistent_buffers_set]
+        contents = map(_content, [*self._objects.values(), *unloaded])
+        self._contents = [put_back for put_back in contents if put_back]
+
+    def put_back(self) -> None:
+        for name in self._now.keys() - self._names:
+            del self._now[name]
+        self._now.update(self._objects)
+        for name, value in self._plain.items():
+            self._now[name] = copy.deepcopy(value)
+        for put_back in self._contents:
+            put_back()
+
+
+def _content(value: object) -> Callable[[], object] | None:
+    """What puts the content that the object has now back into it; None: it has none that we know."""
+    if isinstance(value, torch.Tensor):
+        live, tensor = value.detach(), value.detach().clone()
+        return lambda: live.copy_(tensor)
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        array = value.copy()
+        return lambda: np.copyto(value, array)
+    if isinstance(value, random.Random):
+        state = value.getstate()
+        return lambda: value.setstate(state)
+    if isinstance(value, np.random.Generator):
+        bits = copy.deepcopy(value.bit_generator.state)
+        return lambda: setattr(value.bit_generator, "state", bits)
+    if isinstance(value, torch.Generator):
+        place = value.get_state()
+        return lambda: value.set_state(place)
+    return None
 
 
 def _is_plain(value: object) -> bool:
     """Whether a copy of the value is as good as the value: a list of modules, for one, is not."""
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
     return isinstance(value, _PLAIN)
-
-
-def _restore(module: torch.nn.Module, names: frozenset[str], plain: dict[str, Any]) -> None:
-    now = vars(module)
-    for name in now.keys() - names:
-        del now[name]
-    for name, value in plain.items():
-        if isinstance(value, _PLAIN):
-            now[name] = value
-        else:
-            now[name] = copy.deepcopy(value)
