@@ -92,7 +92,8 @@ def _require_same_columns(participants: Sequence[Participant]) -> None:
     for other in with_names[1:]:
         ours, theirs = with_names[0].dataset.features, other.dataset.features
         if ours != theirs:
-            number = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+            number = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+            number = min(len(ours), len(theirs)) if number is None else number
             raise FederationError(
                 f"nodes {with_names[0].name!r} and {other.name!r} have different columns, at number {number + 1}: "
                 f"{_at(ours, number)} and {_at(theirs, number)}",
@@ -124,8 +125,10 @@ def _nothing_found(federation: Federation, tags: Sequence[str], only: Sequence[s
         )
     import difflib
 
-    near = [tag for wanted in tags for tag in difflib.get_close_matches(wanted, there, n=3, cutoff=0.4)]
-    ordered = list(dict.fromkeys(near + there))
+    def likeness(tag: str) -> float:
+        return max((difflib.SequenceMatcher(None, wanted, tag).ratio() for wanted in tags), default=0.0)
+
+    ordered = sorted(there, key=likeness, reverse=True)
     return NoMatchingNodes(
         f"no node has a dataset with the tags {_listed(tags)}", to_do=f"tags there are: {', '.join(ordered)}"
     )
