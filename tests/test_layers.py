@@ -37,9 +37,8 @@ def test_imports_point_down():
     upward = []
     for path in PACKAGE.rglob("*.py"):
         here = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        for there in imports(path):
-            if there in RANK and here != there and RANK[there] >= RANK[here]:
-                upward.append(f"{path.relative_to(PACKAGE)}: {here} -> {there}")
+        above = [there for there in imports(path) if there in RANK and here != there and RANK[there] >= RANK[here]]
+        upward += [f"{path.relative_to(PACKAGE)}: {here} -> {there}" for there in above]
     assert upward == []
 
 
