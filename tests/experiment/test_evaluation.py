@@ -110,14 +110,15 @@ def test_settings_that_do_not_fit(trained, given, what, to_do):
 
 
 def test_an_unknown_metric_names_the_nearest(trained):
-    with pytest.raises(EvaluationError, match="unknown metric 'acuracy'") as caught:
+    what = r"node 'ash', 'birch', 'cedar' failed at stage 'evaluate' \(config\): unknown metric 'acuracy'"
+    with pytest.raises(EvaluationError, match=what) as caught:
         trained.evaluate(metrics=["acuracy"])
     assert "did you mean 'accuracy'?" in caught.value.to_do
 
 
 def test_a_metric_that_does_not_fit_the_predictions(trained, data):
     data["birch"][1].tensors[1][3] = math.nan
-    with pytest.raises(EvaluationError, match=r"node 'birch' failed \(evaluation\)") as caught:
+    with pytest.raises(EvaluationError, match=r"node 'birch' failed at stage 'evaluate' \(evaluation\)") as caught:
         trained.evaluate(metrics=["accuracy"])
     assert caught.value.to_do
     assert any("At node 'birch'" in note for note in caught.value.__notes__)
@@ -157,7 +158,8 @@ def test_a_node_that_fails_is_listed_if_enough_others_answer(make, birch_fails, 
 
 def test_by_default_every_node_must_answer(make, birch_fails):
     with pytest.raises(
-        EvaluationError, match=r"could not be evaluated.*'birch' failed \(node\): OSError: gone"
+        EvaluationError,
+        match=r"could not be evaluated\n  node 'birch' failed at stage 'evaluate' \(node\): OSError: gone",
     ) as caught:
         make().evaluate()
     assert caught.value.to_do == "plug it in"

@@ -7,13 +7,14 @@ the sums, so it is that of the concatenated data, although nobody has them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from polyclinic.errors import Cancelled, EvaluationError
+from polyclinic.experiment.failures import advice, named_together, with_tracebacks
 from polyclinic.experiment.participants import Participant
 from polyclinic.experiment.record import POOLED, FailureRow, HistoryRow
 from polyclinic.experiment.rounds import RoundSettings, for_each, in_node_order, moved
@@ -137,7 +138,10 @@ def evaluate_nodes(
                 replies.append(reply)
     needed = len(names) if settings.min_nodes is None else min(settings.min_nodes, len(names))
     if len(replies) < needed or not replies:
-        raise _failed(failures, names)
+        error = EvaluationError(
+            f"the model could not be evaluated{named_together(failures, names)}", to_do=advice(failures)
+        )
+        raise with_tracebacks(error, failures, names)
     return Evaluation(
         nodes={names[r.node_id]: _estimates(r) for r in replies},
         pooled=_pool(replies),
@@ -181,13 +185,3 @@ def _cell(estimate: Estimate | None) -> str:
         return ""
     about = "" if estimate.exact and not estimate.error_bound else "≈"
     return f"{about}{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _failed(failures: Sequence[Failure], names: Mapping[str, str]) -> EvaluationError:
-    lines = [f"node {names[f.node_id]!r} failed ({f.code}): {f.what}" for f in failures]
-    advice = list(dict.fromkeys(f.to_do for f in failures if f.to_do))
-    error = EvaluationError("the model could not be evaluated. " + "; ".join(lines), to_do="; ".join(advice))
-    for failure in failures:
-        if failure.traceback:
-            error.add_note(f"At node {names[failure.node_id]!r}:\n{failure.traceback.rstrip()}")
-    return error

@@ -234,8 +234,9 @@ class Experiment:
             nodes: ids or names; default: the experiment's nodes.
 
         Raises:
-            EvaluationError: a node could not evaluate, or a metric does not fit what the plan predicts.
-            ConfigError: an unknown metric, with the nearest known one.
+            EvaluationError: a node could not evaluate, or it does not know the metric (names the nearest one), or the
+                metric does not fit what the plan predicts.
+            ConfigError: another split than "train" and "test", or no lists.
         """
         check_settings({"metrics": metrics, "nodes": nodes}, {})
         with self._nodes(nodes) as (federation, participants):

@@ -21,6 +21,7 @@ import torch
 from polyclinic import tensors
 from polyclinic.aggregators.aggregator import Aggregator, State
 from polyclinic.errors import AggregationError, Cancelled, RoundFailed
+from polyclinic.experiment.failures import advice, named_together, with_tracebacks
 from polyclinic.experiment.observers import Observer, tell
 from polyclinic.experiment.participants import Participant
 from polyclinic.experiment.record import FailureRow, HistoryRow, RoundRecord
@@ -157,22 +158,10 @@ def _unfit(reply: TrainReply, err: AggregationError) -> Failure:
 
 
 def _round_failed(round_index: int, failures: Sequence[Failure], names: Mapping[str, str], needed: int) -> RoundFailed:
-    # Nodes that failed alike are named together, with one traceback.
-    alike: dict[tuple[str, str, str], list[Failure]] = {}
-    for failure in failures:
-        alike.setdefault((failure.stage, failure.code, failure.what), []).append(failure)
-    lines = [
-        f"\n  node {', '.join(repr(names[f.node_id]) for f in group)} failed at stage {stage!r} ({code}): {what}"
-        for (stage, code, what), group in alike.items()
-    ]
-    advice = list(dict.fromkeys(f.to_do for f in failures if f.to_do))
     quorum = "" if needed < len(names) else "; or set min_nodes to go on without a node that fails"
     error = RoundFailed(
         f"round {round_index}: {len(names) - len(failures)} of {len(names)} nodes answered, {needed} are needed"
-        + "".join(lines),
-        to_do=("; ".join(advice) or "look at the nodes named above") + quorum + ". run() goes on from the last round",
+        + named_together(failures, names),
+        to_do=(advice(failures) or "look at the nodes named above") + quorum + ". run() goes on from the last round",
     )
-    for group in alike.values():
-        if group[0].traceback:
-            error.add_note(f"At node {names[group[0].node_id]!r}:\n{group[0].traceback.rstrip()}")
-    return error
+    return with_tracebacks(error, failures, names)
