@@ -89,30 +89,10 @@ def add_dataset(
 
     `polyclinic node add-dataset lab python --function my_data.py:make --tags lab`
     """
-    once = categorical[0] if categorical and len(categorical) == 1 else categorical
-    given: dict[str, Any] = {
-        "path": path,
-        "target": target,
-        "features": features,
-        "categorical": once,
-        "missing": missing,
-        "scale": scale,
-        "id_column": id_column,
-        "stratify": stratify,
-        "classes": classes,
-        "allow_one_class": allow_one_class or None,
-        "test_fraction": test_fraction,
-        "seed": seed,
-        "size": size,
-        "channels": channels,
-        "patient_pattern": patient_pattern,
-        "function": function,
-        "arguments": arguments,
-        "watch": watch,
-        "module": module,
-        "center": center,
-        "options": options,
-    }
+    # Every parameter but these is a setting of the dataset's kind; what was not given is left to the kind's defaults.
+    given = {key: value for key, value in locals().items() if key not in ("node", "kind", "tags", "name", "at")}
+    given["allow_one_class"] = allow_one_class or None
+    given["categorical"] = categorical[0] if categorical and len(categorical) == 1 else categorical
     settings = {key: value for key, value in given.items() if value is not None}
     default = path.name.partition(".")[0] if path else module or (function or "data").rpartition(":")[2]
     registry = _open(node, at).registry
