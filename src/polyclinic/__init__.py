@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from polyclinic.experiment.observers import Checkpoint as Checkpoint
     from polyclinic.experiment.observers import EarlyStopping as EarlyStopping
     from polyclinic.experiment.observers import Observer as Observer
-    from polyclinic.experiment.observers import ProgressBar as ProgressBar
     from polyclinic.experiment.observers import TensorBoard as TensorBoard
+    from polyclinic.experiment.progress import ProgressBar as ProgressBar
     from polyclinic.federation.federation import Federation as Federation
     from polyclinic.federation.in_process import InProcessFederation as InProcessFederation
     from polyclinic.federation.processes import ProcessFederation as ProcessFederation
@@ -44,7 +44,7 @@ _WHERE = {
     "Observer": "polyclinic.experiment.observers",
     "PolyclinicError": "polyclinic.errors",
     "ProcessFederation": "polyclinic.federation.processes",
-    "ProgressBar": "polyclinic.experiment.observers",
+    "ProgressBar": "polyclinic.experiment.progress",
     "TensorBoard": "polyclinic.experiment.observers",
     "TorchTrainingPlan": "polyclinic.plans.torch_plan",
     "TrainingArgs": "polyclinic.messages.training_args",

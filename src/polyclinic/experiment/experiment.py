@@ -26,8 +26,9 @@ from polyclinic.experiment.beginning import (
 from polyclinic.experiment.check import CheckReport, check_nodes
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
-from polyclinic.experiment.observers import Observer, ProgressBar, tell
+from polyclinic.experiment.observers import Observer, tell
 from polyclinic.experiment.participants import Participant, find_participants
+from polyclinic.experiment.progress import ProgressBar
 from polyclinic.experiment.record import ExperimentSpec, RoundRecord
 from polyclinic.experiment.rounds import RoundSettings, run_round
 from polyclinic.experiment.run_folder import RunFolder

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polyclinic import tensors
 from polyclinic.errors import ConfigError
 from polyclinic.experiment.record import POOLED, RoundRecord
-from polyclinic.messages.replies import Failure, Reply, TrainReply
+from polyclinic.messages.replies import Reply
 
 if TYPE_CHECKING:
     from polyclinic.experiment.history import History
@@ -41,59 +41,6 @@ class Observer:
 def tell(observers: Sequence[Observer], hook: str, **facts: Any) -> list[Any]:
     """Calls a hook of all observers, and returns what each returned."""
     return [getattr(observer, hook)(**facts) for observer in observers]
-
-
-class ProgressBar(Observer):
-    """Rounds done, nodes done in this round, and the last training loss; in terminals and notebooks."""
-
-    def __init__(self) -> None:
-        self._progress: Any = None
-        self._losses: list[float] = []
-
-    def run_started(self, *, name: str, first_round: int, last_round: int, **_: Any) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
-            console=Console(stderr=True),
-            # Drawing ten times a second from a thread of its own costs the round loop nothing that can be measured.
-            refresh_per_second=5,
-        )
-        self._progress.start()
-        self._rounds = self._progress.add_task(name, total=last_round, completed=first_round - 1, detail="")
-
-    def round_started(self, *, round: int, nodes: Sequence[str], **_: Any) -> None:  # noqa: A002
-        self._round, self._num_nodes, self._done = round, len(nodes), 0
-
-    def node_replied(self, *, node: str, reply: Reply, **_: Any) -> None:
-        self._done += 1
-        if isinstance(reply, TrainReply):
-            detail = f"round {self._round}, {self._done} of {self._num_nodes} nodes, {node}: loss {reply.loss:.4g}"
-        else:
-            detail = f"round {self._round}, {node} failed: {reply.code if isinstance(reply, Failure) else ''}"
-        self._progress.update(self._rounds, detail=detail)
-
-    def round_ended(self, *, record: RoundRecord, **_: Any) -> None:
-        self._progress.update(self._rounds, completed=record.round)
-        for failure in record.failures:
-            self._say(f"round {record.round}: {failure.node} failed: {failure.what}")
-        for note in record.notes:
-            self._say(f"round {record.round}: {note}")
-
-    def run_ended(self, *, reason: str, **_: Any) -> None:
-        if self._progress is not None:
-            self._progress.update(self._rounds, detail=reason)
-            self._progress.stop()
-            self._progress = None
-
-    def _say(self, text: str) -> None:
-        # No markup: square brackets are the plan's or the data's own.
-        self._progress.console.print(text, style="yellow", markup=False, highlight=False)
 
 
 class EarlyStopping(Observer):

@@ -1,0 +1,56 @@
+"""The progress bar, in a terminal's place and in a notebook's."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from polyclinic.experiment.progress import ProgressBar
+from polyclinic.experiment.record import FailureRow, RoundRecord
+from polyclinic.messages.replies import Failure, TrainReply
+
+
+def a_run(bar):
+    bar.run_started(name="trial", first_round=1, last_round=2, run_folder=Path("run"))
+    bar.round_started(round=1, nodes=["va", "hungary"])
+    bar.node_replied(
+        node="va",
+        reply=TrainReply(request_id="1", node_id="va", num_samples=3, num_updates=1, loss=0.25, seconds=0.0),
+    )
+    failed = Failure(request_id="2", node_id="hungary", code="training", stage="train", what="[bold]loss is nan")
+    bar.node_replied(node="hungary", reply=failed)
+    row = FailureRow.of(failed, "hungary")
+    bar.round_ended(
+        record=RoundRecord(round=1, started="", seconds=0, nodes=("va",), failures=(row,), notes=("a note",))
+    )
+    bar.run_ended(reason="stopped early")
+
+
+def test_in_a_terminal_it_writes_to_standard_error(capsys):
+    a_run(ProgressBar())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "round 1: hungary failed: [bold]loss is nan" in err
+    assert "round 1: a note" in err
+    assert "1/2" in err
+    assert "stopped early" in err
+
+
+def test_in_a_notebook_it_updates_one_display(monkeypatch):
+    shown = []
+    handle = SimpleNamespace(update=lambda bar: shown.append(bar._repr_html_()))
+    display = SimpleNamespace(display=lambda bar, display_id: (shown.append(repr(bar)), handle)[1])
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    a_run(ProgressBar())
+    assert "0 of 2 rounds" in shown[0]
+    assert "<progress value='1' max='2'>" in shown[-1]
+    assert "stopped early" in shown[-1]
+    assert "hungary failed: [bold]loss is nan" in shown[-1]
+
+
+@pytest.mark.parametrize("hook", ["round_ended", "run_ended"])
+def test_it_bears_hooks_without_a_run(hook):
+    facts = {"record": RoundRecord(round=1, started="", seconds=0, nodes=()), "reason": "done"}
+    getattr(ProgressBar(), hook)(**facts)
