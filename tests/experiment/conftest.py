@@ -93,7 +93,7 @@ def failing(federation) -> Callable[..., None]:
 
     def fail(name: str, *rounds: int, code: str = "training", traceback: str = "") -> None:
         (node,) = [node for node in federation.each_node() if node.name == name]
-        handle = node.handle
+        handle = type(node).handle.__get__(node)  # the node's own, whatever was set before
 
         def handle_or_fail(request, stop=None):
             reply = handle(request, stop)
