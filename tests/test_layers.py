@@ -18,6 +18,7 @@ LAYERS = [
     {"federation"},
     {"experiment"},
     {"cli", "__init__"},
+    {"__main__"},
 ]
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 

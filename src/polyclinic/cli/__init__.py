@@ -58,7 +58,3 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         typer.echo(f"\nInterrupted. {interrupt}".rstrip(), err=True)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m polyclinic``: the command line."""
+
+from polyclinic.cli import main
+
+main()
