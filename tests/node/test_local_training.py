@@ -219,6 +219,31 @@ def test_missing_values_in_the_data_are_blamed_on_the_data(work, entry):
     assert reply.to_do == "look for missing values in this node's data"
 
 
+CROSS_ENTROPY = "return F.binary_cross_entropy(torch.sigmoid(self.model(x)), (y > 0).float())"
+
+
+def test_a_loss_that_raises_for_missing_values_does_not_hide_them(work):
+    dataset = work.rows(8)
+    dataset.tensors[0][5, 0] = math.nan
+    reply = work.node(dataset).handle(work.train(work.plan(CROSS_ENTROPY), num_updates=None, epochs=1))
+    assert reply.code == "training"
+    assert reply.what.endswith("; entry 0 of the batch is not finite itself")
+    assert "failed with RuntimeError: all elements of input should be between 0 and 1" in reply.what
+    assert reply.to_do == "look for missing values in this node's data"
+    assert "training_step" in reply.traceback
+
+
+def test_a_loss_that_raises_for_a_model_that_diverged(work, node):
+    step = "self.optimizer.param_groups[0]['lr'] = 1e38\n" + CROSS_ENTROPY.replace(
+        "self.model(x)", "self.model(x * 1e9)"
+    )
+    reply = node.handle(work.train(work.plan(step)))
+    assert reply.code == "training"
+    assert reply.what.startswith("batch 2 failed with RuntimeError: ")
+    assert reply.what.endswith("; by then 'model.weight' holds values that are not finite")
+    assert reply.to_do == "lower lr, or set clip_norm"
+
+
 def test_a_model_that_is_not_finite_after_the_last_step_is_not_sent(work, node):
     reply = node.handle(work.train(work.plan("return self.model(x).mean() * 1e38"), num_updates=1, lr=1e10))
     assert reply.code == "training"

@@ -109,7 +109,11 @@ def _steps(
     for batch in batches:
         stop.check()
         arguments = as_arguments(batch if on_cpu else to_device(batch, workbench.device))
-        loss = plan.training_step(*arguments)
+        try:
+            loss = plan.training_step(*arguments)
+        except Exception as err:
+            _blame_what_is_not_finite(err, len(losses) + len(waiting) + 1, arguments, workbench.state())
+            raise
         if not losses and not waiting:
             require_scalar(loss, type(plan).__name__)
         optimizer.zero_grad()
@@ -143,6 +147,22 @@ def _look(waiting: list[torch.Tensor], losses: list[float], arguments: tuple[Any
                 f"the loss of batch {number} is {value}",
                 to_do="lower lr, set clip_norm, or look at the plan's loss for a logarithm or a division",
             )
+
+
+def _blame_what_is_not_finite(err: Exception, number: int, arguments: tuple[Any, ...], state: State) -> None:
+    """Some losses raise an error of their own where others return nan: torch's binary cross entropy does."""
+    failed = f"batch {number} failed with {type(err).__name__}: {err}"
+    for place, argument in enumerate(arguments):
+        if _not_finite(argument):
+            raise TrainingError(
+                f"{failed}; entry {place} of the batch is not finite itself",
+                to_do="look for missing values in this node's data",
+            ) from err
+    for name, tensor in state.items():
+        if _not_finite(tensor):
+            raise TrainingError(
+                f"{failed}; by then {name!r} holds values that are not finite", to_do="lower lr, or set clip_norm"
+            ) from err
 
 
 def require_scalar(loss: object, plan_name: str) -> None:
