@@ -8,9 +8,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from polyclinic import Experiment, FedAverage, FedProx, Observer, TorchTrainingPlan
+from polyclinic import Experiment, FedAverage, FedProx, InProcessFederation, Observer, TorchTrainingPlan
 from polyclinic.aggregators import Aggregator
-from polyclinic.errors import Cancelled, ConfigError, NoMatchingNodes, PlanError, PolyclinicError, RoundFailed
+from polyclinic.errors import (
+    Cancelled,
+    ConfigError,
+    DatasetChanged,
+    NoMatchingNodes,
+    PlanError,
+    PolyclinicError,
+    RoundFailed,
+)
+from polyclinic.node.node import Node
 
 # ---- settings
 
@@ -99,6 +108,16 @@ def test_plans_that_cannot_be_built(make, model_class, what, to_do):
         make(model_class=model_class)
     assert what in caught.value.what
     assert to_do in caught.value.to_do
+
+
+class Regression(TorchTrainingPlan):
+    def __init__(self, model_args):
+        super().__init__(model_args)
+        self.model = nn.Linear(3, 1)
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+
+    def training_step(self, x, y):
+        return F.mse_loss(self.model(x).reshape(-1), y.reshape(-1).float())
 
 
 class NotScalar(TorchTrainingPlan):
@@ -262,6 +281,40 @@ def test_a_failed_round_changes_nothing_and_can_be_run_again(make, failing, tmp_
     assert experiment.round == 1
     assert same(experiment.model(), before)
     failing("cedar")
+    experiment.run()
+    assert same(experiment.model(), whole.model())
+
+
+class DeleteAfterTheFirstRound(Observer):
+    def __init__(self, path):
+        self.path = path
+
+    def round_ended(self, *, record, **_):
+        if record.round == 1:
+            self.path.unlink()
+
+
+def test_a_file_that_is_deleted_between_rounds(make, tmp_path, same):
+    table = "a,b,c,ill\n" + "".join(f"{k % 7},{k % 5},{k % 3},{k % 2}.0\n" for k in range(30))
+    for name in ("ash", "elm"):
+        (tmp_path / f"{name}.csv").write_text(table)
+        node = Node.create(tmp_path / "nodes", name)
+        node.registry.add("tabular", {"path": tmp_path / f"{name}.csv", "target": "ill"}, tags=["trees"], name="t")
+    federation = InProcessFederation.at(tmp_path / "nodes")
+    whole = make(model_class=Regression, federation=federation, folder=tmp_path / "whole")
+    whole.run()
+    gone = tmp_path / "elm.csv"
+    experiment = make(
+        model_class=Regression, federation=federation, observers=[DeleteAfterTheFirstRound(gone)], round_limit=3
+    )
+    with pytest.raises(RoundFailed, match="round 2: 1 of 2 nodes answered") as caught:
+        experiment.run()
+    assert "node 'elm' failed at stage 'train' (dataset-changed): dataset 't' is not as it was" in caught.value.what
+    assert f"{gone} is not there any more" in caught.value.what
+    assert "put the data back, or register the dataset again at this node" in caught.value.to_do
+    with pytest.raises(DatasetChanged, match="elm: A file of the dataset has vanished"):
+        experiment.run()  # now it is noticed before the round
+    gone.write_text(table)
     experiment.run()
     assert same(experiment.model(), whole.model())
 
