@@ -19,7 +19,8 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()
-    console = Console(file=text, width=10_000, color_system=None, legacy_windows=False)
+    # Not as Jupyter: there rich would show the table itself instead of writing it.
+    console = Console(file=text, width=10_000, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
