@@ -15,13 +15,14 @@ from polyclinic.errors import Cancelled
 def interrupts_cancel(cancel: Callable[[], None]) -> Iterator[None]:
     """Turns the first Ctrl-C into ``cancel()``, and what comes of it into the KeyboardInterrupt that it was.
 
-    Does nothing outside the main thread, where no signal can be caught.
+    A Ctrl-C that comes too late to stop anything is one all the same: the program may have more to do.
+    Does nothing outside the main thread, where no signal can be caught, and where Ctrl-C is ignored (background jobs).
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
         yield
         return
     interrupted = False
-    before = signal.getsignal(signal.SIGINT)
 
     def first(_signal: int, _frame: Any) -> None:
         nonlocal interrupted
@@ -36,5 +37,8 @@ def interrupts_cancel(cancel: Callable[[], None]) -> Iterator[None]:
         if interrupted:
             raise KeyboardInterrupt(str(err)) from None
         raise
+    else:
+        if interrupted:
+            raise KeyboardInterrupt("it came in the last round, which is complete")
     finally:
         signal.signal(signal.SIGINT, before)
