@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +87,14 @@ def test_the_database_survives_a_crash_and_a_power_cut(ward):
     with open_database(ward.folder / DATABASE).connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list a process's open files")
+def test_many_nodes_hold_no_files_open(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    nodes = [Node.create(tmp_path, f"ward {number}") for number in range(5)]
+    assert [node.registry.datasets() for node in nodes] == [[]] * 5
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # ---- two programs at one folder

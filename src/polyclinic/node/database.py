@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, create_engine, event
+from sqlalchemy import JSON, Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
 
 FORMAT_VERSION = 1
 
@@ -43,13 +44,15 @@ class DatasetRow(Base):
 
 def open_database(path: Path) -> Engine:
     """The engine for the SQLite file at ``path``; tables are made if they are missing."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
+    # No pool: a look at the database is rare, and a connection that is kept holds three files open for each node.
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10}, poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
         # FULL: what was committed survives a power cut as well.
         connection.execute("PRAGMA synchronous=FULL")
 
+    with engine.connect() as connection:
+        connection.execute(text("PRAGMA journal_mode=WAL"))  # stays so: the file remembers it
     Base.metadata.create_all(engine)
     return engine
