@@ -40,6 +40,7 @@ from polyclinic.messages.requests import CheckRequest, EvaluateRequest, PlanText
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.plans.source import PlanSource, load_plan_class
 from polyclinic.plans.workbench import build
+from polyclinic.randomness import seeded
 
 State = dict[str, torch.Tensor]
 
@@ -75,7 +76,7 @@ class Experiment:
         *,
         tags: Sequence[str] = (),
         model_args: Mapping[str, Any] | None = None,
-        training_args: Mapping[str, Any],
+        training_args: Mapping[str, Any] | TrainingArgs,
         round_limit: int = 10,
         aggregator: Aggregator | None = None,
         federation: Federation | None = None,
@@ -250,7 +251,8 @@ class Experiment:
             which: the last round's, the best round's (by test score where rounds were tested, else by training loss),
                 or a round number that the run folder has kept.
         """
-        plan = build(load_plan_class(self._plan), self._spec.model_args)
+        with seeded(self._spec.seed):  # the weights are replaced; the caller's generators stay as they are
+            plan = build(load_plan_class(self._plan), self._spec.model_args)
         if isinstance(which, str) and which not in ("last", "best"):
             raise ConfigError(f"there is no model {which!r}", to_do='ask for "last", "best" or a round\'s number')
         number = self._best() if which == "best" else self.round if which == "last" else int(which)
@@ -330,6 +332,8 @@ class Experiment:
             raise
         if not spec.keep_all_rounds:
             self._folder.prune({record.round, record.round - 1, self._best()})
+        if not self._observers:  # the history of many rounds is not put together for nobody
+            return []
         told = tell(self._observers, "round_ended", record=record, history=self.history, model=state)
         return [reason for reason in told if reason]
 
