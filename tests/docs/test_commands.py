@@ -76,7 +76,7 @@ def test_the_page_of_commands_has_a_section_for_each():
     assert set(sections()) == set(all_commands())
 
 
-@pytest.mark.parametrize(("name", "options"), all_commands().items(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "options"), all_commands().items(), ids=[*all_commands()])
 def test_the_section_names_all_options_and_no_others(name, options):
     named = set(re.findall(r"--[a-z][a-z-]*", sections()[name]))
     assert named - {"--help"} == options
