@@ -131,7 +131,7 @@ def test_early_replies_wait_for_their_turn():
             told.append(f"{node_id} arrived")
             yield failure(node_id)
 
-    told.extend(f"{reply.node_id} taken" for reply in in_node_order(arriving(), "abc"))
+    told.extend(f"{reply.node_id} taken" for reply in in_node_order(arriving(), "bca"))
     assert told == ["c arrived", "a arrived", "a taken", "b arrived", "b taken", "c taken"]
 
 
