@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,15 +44,13 @@ twin = Experiment(Plan, training_args=args, federation=there, round_limit=3, fol
 twin.run()
 there.close()
 mine, its = experiment.model().state_dict(), twin.model().state_dict()
-print(all(torch.equal(mine[name], its[name]) for name in its))
+print('the same model:', all(torch.equal(mine[name], its[name]) for name in its))
 """,
 }
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def run_cells(folder: Path) -> dict[str, dict[str, Any]]:
     """What each cell showed: its last value by MIME type, and its printed text."""
-    folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS.values()])
     resources = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
@@ -67,28 +66,22 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return found
 
 
-@pytest.mark.parametrize(
-    ("cell", "words"),
-    [
-        ("federation", ["Cleveland", "Hungary", "Switzerland", "Long Beach VA"]),
-        ("experiment", ["Plan", "FedAverage", "0 of 3", "run"]),
-        ("run", ["train", "loss", "Cleveland", "num_samples"]),
-        ("evaluation", ["accuracy", "pooled", "254", "test data, model after round 3"]),
-        ("load", ["3 of 3"]),
-    ],
-)
-def test_results_are_tables(shown: dict[str, dict[str, Any]], cell: str, words: list[str]) -> None:
-    html = shown[cell]["text/html"]
-    assert html.count("<table>") == html.count("</table>") == 1
-    for word in words:
-        assert word in html
-    assert shown[cell]["text/plain"]
+SHOWN = {
+    "federation": ["Cleveland", "Hungary", "Switzerland", "Long Beach VA"],
+    "experiment": ["Plan", "FedAverage", "0 of 3", "run"],
+    "run": ["train", "loss", "Cleveland", "num_samples"],
+    "evaluation": ["accuracy", "pooled", "254", "test data, model after round 3"],
+    "load": ["3 of 3"],
+}
 
 
-def test_a_check_is_printed_and_a_plot_is_a_picture(shown: dict[str, dict[str, Any]]) -> None:
+def test_a_whole_experiment(tmp_path: Path) -> None:
+    shown = run_cells(tmp_path)
+    for cell, words in SHOWN.items():
+        html = shown[cell]["text/html"]
+        assert html.count("<table>") == html.count("</table>") == 1
+        assert [word for word in words if word not in html] == []
+        assert shown[cell]["text/plain"]
     assert "Can every node run this?" in shown["check"]["printed"]
     assert "image/png" in shown["plot"] or "Figure" in shown["plot"]["text/plain"]
-
-
-def test_a_plan_of_cells_trains_in_worker_processes_to_the_same_model(shown: dict[str, dict[str, Any]]) -> None:
-    assert shown["in workers"]["printed"].endswith("True\n")
+    assert shown["in workers"]["printed"].endswith("the same model: True\n")

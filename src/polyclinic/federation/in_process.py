@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from polyclinic.errors import Cancelled, FederationError, nearest
 from polyclinic.federation.federation import Federation, NodeInfo
@@ -39,7 +38,6 @@ class InProcessFederation(Federation):
             self._nodes[node.node_id] = node
         self._working = threading.Lock()
         self._sends: list[tuple[set[str], Stop]] = []
-        self._owned: list[Any] = []
 
     @classmethod
     def at(cls, place: Path) -> InProcessFederation:
@@ -53,10 +51,6 @@ class InProcessFederation(Federation):
     def each_node(self) -> list[Node]:
         """The nodes themselves, by id."""
         return list(self._nodes.values())
-
-    def keep_alive(self, what: Any) -> None:
-        """Holds on to what must live as long as this federation, for example a temporary folder."""
-        self._owned.append(what)
 
     def nodes(self) -> list[NodeInfo]:
         return [NodeInfo(node.node_id, node.name) for node in self._nodes.values()]
