@@ -156,12 +156,14 @@ class Shuffled(Federation):
         self._inner.cancel(experiment_id)
 
 
-def test_the_order_of_arrival_changes_nothing(place: Path, tmp_path: Path) -> None:
-    inner = InProcessFederation.at(place)
-    expected = trained("kept", inner, tmp_path / "in order")
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path) -> None:
+    # In float64, because there sums are not more precise than the model, and show the order they were made in.
+    settings = {"model_args": {"dtype": "float64"}, "training_args": {"batch_size": 8, "epochs": 1}}
+    inner = simulate(tables(torch.float64))
+    expected = trained(LinearPlan, inner, tmp_path / "in order", **settings)
     for seed in range(3):
         shuffled = Shuffled(inner, seed)
-        assert_same_bits(expected, trained("kept", shuffled, tmp_path / f"shuffled-{seed}"))
+        assert_same_bits(expected, trained(LinearPlan, shuffled, tmp_path / f"shuffled-{seed}", **settings))
         assert len(set(shuffled.orders)) > 1
 
 
