@@ -267,6 +267,19 @@ def test_an_aggregator_of_ones_own(make, tmp_path, federation):
     assert again._aggregator.rounds == 3
 
 
+def test_an_aggregators_memory_is_not_shared(make, tmp_path):
+    shared = Counting()
+    one = make(aggregator=shared, folder=tmp_path / "one")
+    two = make(aggregator=shared, folder=tmp_path / "two")
+    one.run()
+    two.run(rounds=1)
+    assert shared.rounds == 0
+    for name, rounds in (("one", 3), ("two", 1)):
+        again = Counting()
+        Experiment.load(tmp_path / name, aggregator=again)
+        assert again.rounds == rounds
+
+
 def test_a_failed_round_changes_nothing_and_can_be_run_again(make, failing, tmp_path, same):
     whole = make(folder=tmp_path / "whole")
     whole.run()
@@ -424,11 +437,14 @@ def test_rounds_and_the_best(make, same):
             experiment.model(which)
 
 
-def test_the_best_is_chosen_by_test_figures_where_there_are_any(make, same, federation, tmp_path):
+def test_the_best_is_chosen_by_test_figures_where_there_are_any(make, same, federation, tmp_path, data):
+    for _, test in data.values():
+        test.tensors[1].mul_(-1).add_(1)  # so any test loss is worse than any training loss
     experiment = make(round_limit=8, training_args={"lr": 40.0, "test_every": 3})
     experiment.run()
     tested = {record.round: record.score for record in experiment.records if record.tested}
     assert set(tested) == {3, 6}
+    assert max(tested.values()) < min(r.score for r in experiment.records[1:] if not r.tested)
     best = max(tested, key=tested.get)
     assert same(experiment.model("best"), experiment.model(best))
     assert same(Experiment.load(tmp_path / "run", federation=federation).model("best"), experiment.model("best"))
