@@ -15,6 +15,7 @@
     ├── FederationError         federation          the nodes cannot be reached as asked
     │   └── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
     ├── TrainingError           training            local training that cannot go on
+    │   └── DeadlinePassed      deadline            the round's deadline passed before the node was done
     ├── EvaluationError         evaluation          a metric that these predictions do not allow
     ├── AggregationError        aggregation         updates that do not fit together
     ├── RoundFailed             round-failed        too few nodes answered in a round
@@ -101,6 +102,10 @@ class NoMatchingNodes(FederationError):
 
 class TrainingError(PolyclinicError):
     code = "training"
+
+
+class DeadlinePassed(TrainingError):
+    code = "deadline"
 
 
 class EvaluationError(PolyclinicError):

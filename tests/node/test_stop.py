@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from polyclinic.errors import Cancelled, TrainingError
+from polyclinic.errors import Cancelled, DeadlinePassed
 from polyclinic.messages.replies import TrainReply
 from polyclinic.node.stop import Stop
 
@@ -14,7 +14,7 @@ def test_nothing_stops_by_itself():
 
 def test_cancelled_and_too_late():
     stop = Stop(deadline=time.monotonic() - 1)
-    with pytest.raises(TrainingError, match="deadline passed") as late:
+    with pytest.raises(DeadlinePassed, match="deadline passed") as late:
         stop.check()
     assert "min_nodes" in late.value.to_do
     stop.cancelled.set()
@@ -52,7 +52,7 @@ def test_work_stops_between_two_batches(work, what, how):
     node = work.node(data, data)
     data.read = 0
     reply = node.handle(getattr(work, what)(work.plan(), num_updates=10), stop)
-    assert (reply.code, reply.stage) == ({"cancelled": "cancelled", "late": "training"}[how], what)
+    assert (reply.code, reply.stage) == ({"cancelled": "cancelled", "late": "deadline"}[how], what)
     assert data.read == 8  # two batches of four, of ten
     if what == "train":
         assert isinstance(node.handle(work.train(work.plan()), Stop()), TrainReply)

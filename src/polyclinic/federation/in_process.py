@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from polyclinic.errors import Cancelled, FederationError, nearest
+from polyclinic.errors import Cancelled, DeadlinePassed, FederationError, nearest
 from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
@@ -121,7 +121,7 @@ def late(request_id: str, node_id: str) -> Failure:
     return Failure(
         request_id=request_id,
         node_id=node_id,
-        code="deadline",
+        code=DeadlinePassed.code,
         stage="wait",
         what="the round's deadline passed before this node had answered",
         to_do="raise deadline_seconds, lower epochs or num_updates, or lower min_nodes to go on without it",

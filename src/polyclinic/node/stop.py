@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from polyclinic.errors import Cancelled, TrainingError
+from polyclinic.errors import Cancelled, DeadlinePassed
 
 
 @dataclass
@@ -21,11 +21,11 @@ class Stop:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raises Cancelled, or TrainingError if the deadline has passed."""
+        """Raises Cancelled, or DeadlinePassed if the deadline has passed."""
         if self.cancelled.is_set():
             raise Cancelled("the training was stopped on request", to_do="run the experiment on when you like")
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise TrainingError(
+            raise DeadlinePassed(
                 "the round's deadline passed before this node was done",
                 to_do="raise deadline_seconds, lower epochs or num_updates, or lower min_nodes to go on without it",
             )
