@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,12 +38,16 @@ def demo(
     federated = _experiment("federated", federation, hospitals, UPDATES, rounds, seed, folder=folder, test_every=1)
     federated.run()
     results = {"federated": federated.evaluate(metrics=["accuracy"])}
-    with console.status("Training each hospital's own model, and one on all records together, to compare …"):
+    with (
+        console.status("Training each hospital's own model, and one on all records together, to compare …"),
+        tempfile.TemporaryDirectory(prefix="polyclinic-demo-") as others,
+    ):
         for name, nodes, updates in [
             *((hospital, [hospital], UPDATES) for hospital in hospitals),
             (TOGETHER, [TOGETHER], UPDATES * len(hospitals)),
         ]:
-            other = _experiment(name, federation, nodes, updates, rounds, seed, observers=[])
+            own = Path(others) / str(len(results))
+            other = _experiment(name, federation, nodes, updates, rounds, seed, folder=own, observers=[])
             other.run()
             results[name] = other.evaluate(metrics=["accuracy"], nodes=hospitals)
     console.print(_table(results, hospitals))
@@ -79,14 +84,9 @@ def _experiment(
     test_every: int = 0,
     observers: list[Any] | None = None,
 ) -> Any:
-    import tempfile
-
     from polyclinic.datasets.baseline_plan import BaselinePlan
     from polyclinic.experiment.experiment import Experiment
 
-    if observers is not None:
-        # Only its figures are wanted; its folder goes with the program's temporary files.
-        folder = Path(tempfile.mkdtemp(prefix="polyclinic-demo-")) / "run"
     return Experiment(
         BaselinePlan,
         model_args={"dataset": DATASET},
