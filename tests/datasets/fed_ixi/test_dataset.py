@@ -95,7 +95,7 @@ def test_arrays_that_do_not_fit_their_manifest_are_refused(prepared, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(prepared, copy)
     np.save(copy / "images.npy", np.zeros((2, 1, 48, 60, 48), dtype=np.float32))
-    with pytest.raises(DatasetError, match="do not fit their manifest"):
+    with pytest.raises(DatasetError, match="does not fit its manifest"):
         FedIXITiny(pooled=True, data_path=copy)
     (copy / "images.npy").write_bytes(b"damaged")
     with pytest.raises(DatasetError, match="cannot be read"):

@@ -3,19 +3,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from polyclinic.datasets.fed_ixi import FedIXITiny, ensure_prepared, prepare
 from polyclinic.datasets.fed_ixi import prepare as prepare_function
-from polyclinic.datasets.fed_ixi.prepare import prepare_image, prepare_label, read_manifest
+from polyclinic.datasets.fed_ixi.prepare import prepare_image, prepare_label
 from polyclinic.datasets.fed_ixi.raw import read_volume
 from polyclinic.datasets.fed_ixi.subjects import open_raw
+from polyclinic.datasets.prepared import read_manifest
 from polyclinic.errors import DatasetError
 
 quiet = {"show_progress": False}
@@ -82,58 +79,17 @@ def test_an_image_is_standardised_and_a_constant_one_becomes_zero():
 
 def test_the_prepared_folder_says_what_it_is(raw, prepared):
     manifest = read_manifest(prepared)
-    assert manifest["sha256"] == digests(prepared)
-    assert [s["id"] for s in manifest["subjects"]] == [s.id for s in open_raw(raw).subjects]
+    assert {f"{name}.npy": array["sha256"] for name, array in manifest["stacked"].items()} == digests(prepared)
+    assert [item["id"] for item in manifest["items"]] == [s.id for s in open_raw(raw).subjects]
     assert {"torch", "numpy", "nibabel", "polyclinic", "python"} == set(manifest["versions"])
     assert manifest["failed"] == []
-    assert not (prepared / "parts").exists()
-    assert not (prepared / "preparing.json").exists()
+    assert {path.name for path in prepared.iterdir()} <= {"images.npy", "labels.npy", "manifest.json", ".lock"}
     assert str(raw) not in json.dumps(manifest)
 
 
 def test_a_zip_gives_the_same_arrays_as_its_folder(raw, prepared, tmp_path):
     packed = shutil.make_archive(str(tmp_path / "data"), "zip", raw)
     assert digests(prepare(packed, tmp_path / "out", workers=2, **quiet)) == digests(prepared)
-
-
-KILLED = """
-import os, signal, sys
-from polyclinic.datasets.fed_ixi import prepare as function
-import importlib
-module = importlib.import_module("polyclinic.datasets.fed_ixi.prepare")
-real, done = module._prepare_subject, []
-def prepare_subject(*args):
-    if len(done) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(*args)
-    done.append(args)
-module._prepare_subject = prepare_subject
-function(sys.argv[1], sys.argv[2], workers=1, show_progress=False)
-"""
-
-
-def test_a_preparation_that_was_killed_goes_on_where_it_was(raw, prepared, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    process = subprocess.run([sys.executable, "-c", KILLED, str(raw), str(out)], check=False)
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "manifest.json").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("*.npz")}
-    assert len(kept) == 4
-    with pytest.raises(DatasetError, match="in another way"):
-        prepare(raw, out, flamby_compatible=True, **quiet)
-
-    module = sys.modules["polyclinic.datasets.fed_ixi.prepare"]
-    real, again = module._prepare_subject, []
-
-    def counted(*args):
-        again.append(args[1].id)
-        real(*args)
-
-    monkeypatch.setattr(module, "_prepare_subject", counted)
-    prepare(raw, out, **quiet)
-    assert len(again) == 15 - 4
-    assert not {name for name in kept if name.startswith(tuple(again))}
-    assert digests(out) == digests(prepared)
 
 
 def test_what_is_finished_is_not_done_again_unless_it_is_damaged(raw, tmp_path):
@@ -156,10 +112,10 @@ def test_subjects_that_join_later_are_added(raw, tmp_path):
     shutil.move(some / "IXI_sample" / moved.id, tmp_path / moved.id)
     out = ensure_prepared(some, **quiet)
     assert out == tmp_path / "some-prepared"
-    assert len(read_manifest(out)["subjects"]) == 14
+    assert len(read_manifest(out)["items"]) == 14
     shutil.move(tmp_path / moved.id, some / "IXI_sample" / moved.id)
     assert ensure_prepared(some, **quiet) == out
-    assert len(read_manifest(out)["subjects"]) == 15
+    assert len(read_manifest(out)["items"]) == 15
 
 
 def test_two_ways_of_preparing_do_not_mix(raw, prepared):
@@ -214,7 +170,7 @@ def test_subjects_that_cannot_be_read_are_listed_and_do_not_stop_the_others(raw,
     expected = broken(raw, tmp_path / "raw")
     out = prepare(tmp_path / "raw", tmp_path / "out", **quiet)
     manifest = read_manifest(out)
-    assert len(manifest["subjects"]) == 11
+    assert len(manifest["items"]) == 11
     failed = {entry["id"]: entry["why"] for entry in manifest["failed"]}
     assert failed.keys() == expected.keys()
     for subject, why in expected.items():
@@ -224,7 +180,7 @@ def test_subjects_that_cannot_be_read_are_listed_and_do_not_stop_the_others(raw,
         for name in (subject.image, subject.label):
             shutil.copy(raw / name, tmp_path / "raw" / name)
     prepare(tmp_path / "raw", out, **quiet)
-    assert len(read_manifest(out)["subjects"]) == 15
+    assert len(read_manifest(out)["items"]) == 15
     assert read_manifest(out)["failed"] == []
 
 
@@ -232,24 +188,16 @@ def test_without_any_readable_subject_it_is_an_error_with_the_first_reason(raw, 
     shutil.copytree(raw, tmp_path / "raw")
     for label in (tmp_path / "raw").rglob("*_label.nii.gz"):
         label.unlink()
-    with pytest.raises(DatasetError, match=r"none of the 15 subjects .* could be prepared; IXI\S+: it has no label"):
+    with pytest.raises(
+        DatasetError, match=r"none of the 15 items of fed_ixi .*; IXI\S+: it has no label"
+    ):
         prepare_function(tmp_path / "raw", tmp_path / "out", **quiet)
-
-
-def test_a_full_disk_is_no_bad_subject(raw, tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("numpy.savez", full)
-    with pytest.raises(DatasetError, match=r"cannot be written to .*: No space left on device"):
-        prepare(raw, tmp_path / "out", **quiet)
-    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[1", '{"dataset": "fed_other"}'])
 def test_a_manifest_that_is_not_ours_is_refused(prepared, tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(DatasetError, match=r"manifest\.json (cannot be read|is not of prepared IXI data)"):
+    with pytest.raises(DatasetError, match=r"manifest\.json (cannot be read|is not of prepared fed_ixi data)"):
         FedIXITiny(data_path=tmp_path)
 
 
@@ -257,19 +205,3 @@ def test_no_path_says_how_to_get_the_data():
     with pytest.raises(DatasetError, match="needs data, which do not ship") as caught:
         ensure_prepared(None)
     assert "polyclinic dataset mock fed_ixi" in str(caught.value)
-
-
-def test_two_programs_that_prepare_one_folder_at_once_do_the_work_once(raw, prepared, tmp_path, monkeypatch):
-    module = sys.modules["polyclinic.datasets.fed_ixi.prepare"]
-    real, done = module._prepare_subject, []
-
-    def counted(*args):
-        done.append(args[1].id)
-        real(*args)
-
-    monkeypatch.setattr(module, "_prepare_subject", counted)
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(prepare, raw, tmp_path / "out", workers=1, **quiet) for _ in range(2)]
-        assert [job.result() for job in jobs] == [tmp_path / "out"] * 2
-    assert len(done) == 15
-    assert digests(tmp_path / "out") == digests(prepared)
