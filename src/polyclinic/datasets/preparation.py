@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import platformdirs
@@ -179,12 +180,13 @@ def _require_distinct(preparation: Preparation) -> None:
     seen: dict[str, str] = {}
     for item in preparation.items:
         # Some file systems do not tell upper from lower case.
-        other = seen.setdefault(file_name(item.id).casefold(), item.id)
-        if other is not item.id:
+        name = file_name(item.id).casefold()
+        if (other := seen.get(name)) is not None:
             raise DatasetError(
                 f"two items of {preparation.dataset} have one name: {other!r} and {item.id!r}",
                 to_do="give the folder that holds one copy of the data",
             )
+        seen[name] = item.id
 
 
 def _finished(preparation: Preparation, folder: Path, stacked: bool) -> dict[str, Any] | None:
@@ -267,6 +269,15 @@ def _work(
 
     todo = [item for item in preparation.items if item.id not in done]
     failed: dict[str, str] = {}
+    noting = Lock()
+
+    def make(item: Item) -> None:
+        record = _make_item(preparation, item, folder)
+        with noting:
+            journal.write(json.dumps(record) + "\n")
+            journal.flush()
+            done[item.id] = record
+
     # Threads: reading, unpacking and array arithmetic run outside of Python's lock, and open files serve all.
     with (
         (folder / _JOURNAL).open("a", encoding="utf-8") as journal,
@@ -274,17 +285,14 @@ def _work(
         ThreadPoolExecutor(num_workers) as pool,
     ):
         task = progress.add_task(preparation.label, total=len(preparation.items), completed=len(done))
-        jobs = {pool.submit(_make_item, preparation, item, folder): item for item in todo}
+        jobs = {pool.submit(make, item): item for item in todo}
         try:
             for job in as_completed(jobs):
                 # One bad file must not cost the others: it is reported at the end. A full disk is no bad file.
                 if isinstance(err := job.exception(), DatasetError):
                     failed[jobs[job].id] = err.what
-                else:
-                    record = job.result()
-                    journal.write(json.dumps(record) + "\n")
-                    journal.flush()
-                    done[record["id"]] = record
+                elif err is not None:
+                    raise err
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
