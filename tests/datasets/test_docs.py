@@ -38,7 +38,10 @@ def test_each_dataset_has_its_pages_with_the_counts_of_its_card(name):
 def test_the_program_on_each_page_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (program,) = blocks(DOCS / "datasets" / f"{name}.md", "python")
-    exec(compile(program, name, "exec"), {"__name__": "__main__"})
+    # A file, as a user would have: a plan's source is read from it.
+    path = tmp_path / f"page_of_{name}.py"
+    path.write_text(program, encoding="utf-8")
+    exec(compile(program, str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
 
 
 def commands() -> list[str]:

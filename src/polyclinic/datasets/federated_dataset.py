@@ -13,7 +13,8 @@
 These are the names of the FLamby suite (du Terrail et al., NeurIPS 2022, arXiv:2210.04620), so a FLamby module,
 or anyone's with these names, works as it is. Optional names, which ours have in addition: ``CENTERS`` (readable
 names), ``CARD``, ``METRIC`` (a metric of `polyclinic.metrics`, whose pooled value is exact), ``collate_fn``,
-``mock``, ``prepare``, ``ensure_prepared``, ``download``.
+``mock``, ``prepare``, ``ensure_prepared``, ``download``; ``centers_at(data_path)``, the centers' names, where their
+number depends on the data.
 """
 
 from __future__ import annotations
@@ -204,9 +205,14 @@ class FederatedDataset:
             )
         return found
 
-    def center_index(self, center: int | str) -> int:
+    def centers_at(self, data_path: str | Path | None) -> tuple[str, ...]:
+        """The names of the centers of these data: `centers`, unless the module says otherwise."""
+        found: Callable[..., Sequence[str]] | None = getattr(self.module, "centers_at", None)
+        return self.centers if found is None else tuple(found(data_path))
+
+    def center_index(self, center: int | str, data_path: str | Path | None = None) -> int:
         """The number of a center given by number or name; ConfigError if there is none."""
-        return center_index(center, self.centers)
+        return center_index(center, self.centers_at(data_path))
 
     def ensure_prepared(self, data_path: str | Path | None, **options: Any) -> Path | None:
         """The path to build from: prepares raw data where the module asks for it, else the path as given.
@@ -241,7 +247,7 @@ class FederatedDataset:
             ConfigError: no such center, or an argument that ``FedClass`` does not take.
             DatasetError: the data cannot be read.
         """
-        given: dict[str, Any] = {"center": self.center_index(center), "train": train, "pooled": pooled}
+        given: dict[str, Any] = {"center": self.center_index(center, data_path), "train": train, "pooled": pooled}
         if data_path is not None:
             given["data_path"] = data_path
         args, kwargs = self._arguments(given | options)

@@ -67,8 +67,9 @@ def create_nodes(
     """
     dataset = FederatedDataset.load(dataset_name)
     options = options or {}
-    numbers = range(dataset.num_clients) if centers is None else [dataset.center_index(c) for c in centers]
-    names = {number: dataset.centers[number] for number in numbers}
+    known = dataset.centers_at(data_path)
+    numbers = range(len(known)) if centers is None else [dataset.center_index(c, data_path) for c in centers]
+    names = {number: known[number] for number in numbers}
     for name in names.values():
         if (place / identifier(name) / DATABASE).exists():
             raise NodeError(

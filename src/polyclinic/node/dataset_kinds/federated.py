@@ -41,6 +41,7 @@ class Federated:
             "train": check_part(_build(dataset, params, train=True), "train"),
             "test": check_part(_build(dataset, params, train=False), "test"),
         }
+        center = dataset.centers_at(params.path)[dataset.center_index(params.center, params.path)]
         return Found(
             num_train=parts["train"].num_rows,
             num_test=parts["test"].num_rows,
@@ -48,7 +49,7 @@ class Federated:
             shape=parts["train"].shape,
             target=parts["train"].target,
             notes=(
-                f"Center {dataset.centers[dataset.center_index(params.center)]} of {dataset.name}.",
+                f"Center {center} of {dataset.name}.",
                 *part_notes(parts),
             ),
             # After the parts are built: the first time, that may prepare files below the path.
