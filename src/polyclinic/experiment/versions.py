@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-_PACKAGES = ("polyclinic", "torch", "numpy", "scikit-learn", "scipy", "pandas", "monai")
+import torch
+
+_PACKAGES = ("polyclinic", "numpy", "scikit-learn", "scipy", "pandas", "monai")
 
 
 def versions() -> dict[str, str]:
     """Python, the system, and the packages that are installed of those that matter."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
+    # torch's own word says which build it is: "2.13.0+cpu".
+    found = {"python": platform.python_version(), "system": platform.platform(), "torch": torch.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -28,7 +28,7 @@ Rows = Mapping[str, Array]  # column name -> (n, ...) values, the same n for all
 Counts = dict[str, Array]  # name -> float64 or int64 values that add up over batches and nodes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """A metric's value with its 95 % interval. Plain numbers; ``nan`` where the data do not define them.
 
@@ -51,9 +51,19 @@ class Estimate:
     def __post_init__(self) -> None:
         for name in ("value", "low", "high", "error_bound"):
             number = float(getattr(self, name))
-            # One nan object, because equality of dataclasses looks at identity first: so equal estimates are equal.
             object.__setattr__(self, name, math.nan if math.isnan(number) else number)
         object.__setattr__(self, "num_samples", int(self.num_samples))
+
+    def __eq__(self, other: object) -> bool:
+        """The same figures; an undefined one (nan) is the same as another undefined one."""
+        # Tuples look at identity first, and all our nan are one object. The dataclasses of Python 3.13 do not.
+        return isinstance(other, Estimate) and self._figures() == other._figures()
+
+    def __hash__(self) -> int:
+        return hash(self._figures())
+
+    def _figures(self) -> tuple[float, ...]:
+        return (self.value, self.low, self.high, self.num_samples, self.error_bound, self.exact)
 
 
 NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, 0)

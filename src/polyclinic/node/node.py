@@ -314,5 +314,7 @@ def _process() -> str:
 
 
 def _versions() -> str:
-    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("polyclinic", "torch", "numpy")]
-    return ", ".join([f"Python {platform.python_version()}", *packages])
+    import torch
+
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("polyclinic", "numpy")]
+    return ", ".join([f"Python {platform.python_version()}", *packages, f"torch {torch.__version__}"])
