@@ -56,6 +56,15 @@ def test_mock_then_prepare_is_the_whole_path(tmp_path):
     assert "prepared in another way" in str(result.exception)
 
 
+def test_an_option_of_another_dataset_is_refused(tmp_path):
+    result = run("prepare", "fed_ixi", "--from", tmp_path, "--to", tmp_path / "to", "--encoder", "resnet50")
+    assert isinstance(result.exception, ConfigError)
+    assert "polyclinic dataset prepare fed_ixi has no option --encoder" in str(result.exception)
+    result = run("download", "fed_ixi", "--to", tmp_path / "to", "--accept-license", "--slides", "tumor_001")
+    assert "polyclinic dataset download fed_ixi has no option --slides" in str(result.exception)
+    assert not (tmp_path / "to").exists()
+
+
 @pytest.mark.parametrize("name", ["fed_heart_disease", "fed_tcga_brca"])
 def test_tables_have_the_same_commands(tmp_path, name):
     assert run("mock", name, "--to", tmp_path / "made").exit_code == 0

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -97,6 +98,10 @@ def download(
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="You have read the licence and accept it.")
     ] = False,
+    slides: Annotated[
+        list[str] | None,
+        typer.Option("--slides", metavar="NAME", help="Only this slide; repeat it for more (fed_camelyon16)."),
+    ] = None,
 ) -> None:
     """Download a dataset from its publisher; a broken download continues when you repeat the command.
 
@@ -107,7 +112,8 @@ def download(
     from polyclinic.datasets.federated_dataset import FederatedDataset
 
     dataset = FederatedDataset.load(name)
-    path = dataset.hook("download")(to, accept_license=accept_license)
+    fetch = dataset.hook("download")
+    path = fetch(to, accept_license=accept_license, **_accepted(fetch, f"download {name}", slides=slides or None))
     if dataset.card is not None:
         _say(f"Licence: {dataset.card.license}, {dataset.card.license_url}\nCite: {dataset.card.citation}")
     _say(f"Downloaded and verified: {path}")
@@ -129,6 +135,18 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Subjects at a time; by default one for each core.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="NAME", help="The network that makes features of tiles (fed_camelyon16)."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Pretrained weights, or the word `random`; without it they come from their publisher.",
+        ),
+    ] = None,
 ) -> None:
     """Turn a raw download into arrays that training reads fast; repeat the command to go on after an interruption.
 
@@ -137,7 +155,9 @@ def prepare(
     from polyclinic.datasets.federated_dataset import FederatedDataset
 
     dataset = FederatedDataset.load(name)
-    path = Path(dataset.hook("prepare")(source, to, flamby_compatible=flamby_compatible, workers=workers))
+    make = dataset.hook("prepare")
+    options = _accepted(make, f"prepare {name}", encoder=encoder, weights=weights)
+    path = Path(make(source, to, flamby_compatible=flamby_compatible, workers=workers, **options))
     failed = json.loads((path / "manifest.json").read_text("utf-8"))["failed"] if _has_manifest(path) else []
     for entry in failed:
         _say(f"Left out: {entry['id']}: {entry['why']}")
@@ -170,6 +190,17 @@ def mock(
     path = make(to, patients_per_center=patients_per_center or default, seed=seed)
     _say(f"Made-up data of {name}, not of any patient: {path}")
     _say(f"Next: polyclinic federation create {name} --data {path}")
+
+
+def _accepted(function: Callable[..., Any], command: str, **options: Any) -> dict[str, Any]:
+    """The options that were given; ConfigError for one that this dataset's function does not take."""
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in sorted(given.keys() - inspect.signature(function).parameters.keys()):
+        raise ConfigError(
+            f"polyclinic dataset {command} has no option --{key.replace('_', '-')}",
+            to_do="leave it out: it is for other datasets",
+        )
+    return given
 
 
 def _has_manifest(path: Path) -> bool:
