@@ -12,6 +12,7 @@ import pytest
 import polyclinic.metrics
 from polyclinic.errors import AggregationError, ConfigError
 from polyclinic.metrics import METRICS, SampleMean, add_counts, get_metric, metric_of_counts
+from polyclinic.metrics.registry import HORIZON_METRICS
 
 ERRORS = {"log_loss", "brier", "mae", "mse", "rmse", "loss"}
 
@@ -51,7 +52,8 @@ def test_the_page_on_metrics_has_a_row_for_each():
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     first_cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     documented = {name for cell in first_cells for name in cell.strip(" `").replace("`", "").split(", ")}
-    assert documented == {*METRICS, "SampleMean", "CustomMetric"}
+    horizons = {f"{kind}@T" for kind in HORIZON_METRICS}
+    assert documented == {*METRICS, *horizons, "SampleMean", "CustomMetric"}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -66,13 +66,14 @@ class EarlyStopping(Observer):
         min_delta: float = 0.0,
         higher_is_better: bool | None = None,
     ) -> None:
-        from polyclinic.metrics import METRICS
+        from polyclinic.metrics import find_metric
 
         if patience < 1:
             raise ConfigError(f"patience must be at least 1, got {patience}", to_do="give patience=5")
         self.metric, self.split, self.patience, self.min_delta = metric, split, patience, min_delta
-        known = METRICS[metric].higher_is_better if metric in METRICS else True
-        self.sign = 1 if (known if higher_is_better is None else higher_is_better) else -1
+        known = find_metric(metric)
+        higher = known is None or known.higher_is_better
+        self.sign = 1 if (higher if higher_is_better is None else higher_is_better) else -1
 
     def round_ended(self, *, history: History, **_: Any) -> str | None:
         series = history.series(self.metric, self.split)

@@ -14,6 +14,8 @@ from polyclinic.metrics.metric import Array, Metric
 from polyclinic.metrics.r_squared import RSquared
 from polyclinic.metrics.ranking import AveragePrecision, RocAuc
 from polyclinic.metrics.survival import ConcordanceIndex
+from polyclinic.metrics.survival_auc import TimeDependentAuc
+from polyclinic.metrics.survival_brier import IntegratedBrierScore
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -30,15 +32,38 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 
 
+# These are asked for with a horizon, in the unit of the target's times: "time_dependent_auc@1825".
+HORIZON_METRICS: Mapping[str, type[TimeDependentAuc] | type[IntegratedBrierScore]] = MappingProxyType(
+    {kind.kind: kind for kind in (TimeDependentAuc, IntegratedBrierScore)}
+)
+
+
 def get_metric(name: str) -> Metric:
     """The metric of this name.
 
     Raises:
-        ConfigError: there is none; the nearest name is given.
+        ConfigError: there is none, the nearest name is given; or its horizon is missing or is no positive number.
     """
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}", to_do=nearest(name, METRICS))
-    return METRICS[name]
+    if (metric := find_metric(name)) is not None:
+        return metric
+    kind = name.partition("@")[0]
+    if kind in HORIZON_METRICS:
+        raise ConfigError(
+            f"metric {name!r} needs a horizon", to_do=f"say up to when: {kind}@1825 is five years, where times are days"
+        )
+    raise ConfigError(f"unknown metric {name!r}", to_do=nearest(kind, [*METRICS, *HORIZON_METRICS]))
+
+
+def find_metric(name: str) -> Metric | None:
+    """The metric of this name, None if there is none; ConfigError for a horizon that is not positive."""
+    kind, _, horizon = name.partition("@")
+    if kind not in HORIZON_METRICS:
+        return METRICS.get(name)
+    try:
+        number = float(horizon)
+    except ValueError:
+        return None
+    return HORIZON_METRICS[kind](number)
 
 
 def metric_of_counts(name: str, counts: Mapping[str, Array]) -> Metric:
@@ -52,8 +77,8 @@ def metric_of_counts(name: str, counts: Mapping[str, Array]) -> Metric:
     """
     if counts.keys() == CUSTOM_COUNTS:
         return CustomMetric(name, _only_at_the_node)
-    if name in METRICS:
-        return METRICS[name]
+    if (metric := find_metric(name)) is not None:
+        return metric
     if not counts or counts.keys() == MEAN_COUNTS:
         return SampleMean(name, _only_at_the_node)
     raise AggregationError(

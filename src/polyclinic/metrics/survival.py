@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from polyclinic.errors import EvaluationError
 from polyclinic.metrics.intervals import around, wilson
 from polyclinic.metrics.metric import NO_ESTIMATE, Array, Counts, Estimate, Metric, Rows
-from polyclinic.metrics.predictions import column, pair
+from polyclinic.metrics.predictions import column, in_unit_interval, pair
+from polyclinic.metrics.survival_times import NUM_STEPS
 
 Grid = NDArray[np.float64]  # (time bins, score bins)
 
@@ -57,30 +58,50 @@ def risk_edges() -> NDArray[np.float64]:
     return edges
 
 
+def event_time_prediction(y_true: Array, y_pred: Array) -> tuple[NDArray[np.bool_], NDArray[np.float64], Array]:
+    """(n,) who had the event, (n,) when, and the predictions of a survival metric as finite numbers.
+
+    Raises:
+        EvaluationError: targets without the two columns event (0 or 1) and time, or no numbers.
+    """
+    true, pred = pair(y_true, y_pred)
+    if true.ndim != 2 or true.shape[1] != 2:
+        raise EvaluationError(
+            f"targets have shape {true.shape}, where survival needs two columns, event and time",
+            to_do="let the dataset return targets of shape (n, 2): event (0 or 1), then time",
+        )
+    event = true[:, 0]
+    if wrong := int(((event != 0) & (event != 1)).sum()):
+        raise EvaluationError(
+            f"{wrong} of {len(event)} values in the first column of the targets are neither 0 nor 1",
+            to_do="put the event (0 or 1) in the first column and the time in the second",
+        )
+    return event == 1, true[:, 1].astype(np.float64), pred
+
+
+def risk_of(pred: Array) -> NDArray[np.float64]:
+    """(n,) a risk, higher is worse: the predictions (n,) or (n, 1) themselves, or of survival curves (n, k) one that
+    ranks by the last column, log(-log S): under proportional hazards the log hazard ratio and a constant."""
+    if pred.ndim == 2 and pred.shape[1] == NUM_STEPS:
+        survival = in_unit_interval(pred[:, -1])
+        eps = np.finfo(pred.dtype if pred.dtype.kind == "f" else np.float64).eps
+        return np.log(-np.log(np.clip(survival, eps, 1 - eps)))
+    return column(pred, "predictions").astype(np.float64)
+
+
 class ConcordanceIndex(Metric):
     """Harrell's concordance index of a risk score; nan where no pair is admissible.
 
-    ``y_true`` (n, 2): event (1, or 0 for censored) and time. ``y_pred`` (n,) or (n, 1): risk, higher is worse.
+    ``y_true`` (n, 2): event (1, or 0 for censored) and time. ``y_pred`` (n,) or (n, 1): risk, higher is worse; or
+    (n, 10) survival curves, see `risk_of`.
     """
 
     name = "concordance_index"
 
     def rows(self, y_true: Array, y_pred: Array) -> Rows:
         """``event`` (n,) bool, ``time`` and ``risk`` (n,) float64."""
-        true, pred = pair(y_true, y_pred)
-        if true.ndim != 2 or true.shape[1] != 2:
-            raise EvaluationError(
-                f"targets have shape {true.shape}, where survival needs two columns, event and time",
-                to_do="let the dataset return targets of shape (n, 2): event (0 or 1), then time",
-            )
-        event = true[:, 0]
-        if wrong := int(((event != 0) & (event != 1)).sum()):
-            raise EvaluationError(
-                f"{wrong} of {len(event)} values in the first column of the targets are neither 0 nor 1",
-                to_do="put the event (0 or 1) in the first column and the time in the second",
-            )
-        risk = column(pred, "predictions").astype(np.float64)
-        return {"event": event == 1, "time": true[:, 1].astype(np.float64), "risk": risk}
+        event, time, pred = event_time_prediction(y_true, y_pred)
+        return {"event": event, "time": time, "risk": risk_of(pred)}
 
     def value(self, rows: Rows) -> float:
         """By lifelines.
