@@ -4,3 +4,6 @@ import os
 
 # One thread a process: tests run side by side, and threads that wait for each other on busy cores are ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Pretrained weights are neither looked for nor downloaded, except by the tests that are about them.
+os.environ["POLYCLINIC_WEIGHTS"] = "none"

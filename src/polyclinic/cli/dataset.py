@@ -61,6 +61,8 @@ def info(name: Name) -> None:
 
     Example: `polyclinic dataset info fed_heart_disease`
     """
+    import torch
+
     from polyclinic.datasets.federated_dataset import FederatedDataset
 
     dataset = FederatedDataset.load(name)
@@ -78,7 +80,9 @@ def info(name: Name) -> None:
             ("install", f"pip install 'polyclinic[{card.extra}]'"),
         ):
             facts.add_row(label, value)
-    num_parameters = sum(parameter.numel() for parameter in dataset.baseline().parameters())
+    # Without memory: large models are there at once, and no pretrained weights are fetched to count them.
+    with torch.device("meta"):
+        num_parameters = sum(parameter.numel() for parameter in dataset.baseline().parameters())
     facts.add_row("baseline", f"{num_parameters:,} parameters, {dataset.optimizer.__name__}, lr {dataset.lr:g}")
     facts.add_row("training", f"batch {dataset.batch_size}, {dataset.num_epochs_pooled} epochs when pooled")
     facts.add_row("rounds", f"{dataset.get_nb_max_rounds(100)} of 100 updates each")
