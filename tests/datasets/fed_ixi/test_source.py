@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_damage_in_a_zip_is_found(packed):
     packed.write_bytes(content[: len(content) // 2])
     with pytest.raises(DownloadError, match="is not a whole zip"):
         source_module.check(packed)
+
+
+def test_damage_that_cannot_be_unpacked_is_found(tmp_path):
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    content[40:60] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(DownloadError, match="is damaged: Error -3"):
+        source_module.check(path)
 
 
 def test_a_whole_zip_of_other_bytes_passes_with_a_warning(packed, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ def check(path: Path) -> None:
     mend = f"remove {path} and download it again. {_BY_HAND}"
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as err:
-        raise DownloadError(f"{path} is not a whole zip: {err}", to_do=mend) from err
-    if damaged:
-        raise DownloadError(f"{path}: its file {damaged} is damaged", to_do=mend)
+            # It names a file whose checksum is wrong, but raises for one that cannot even be unpacked.
+            if damaged := archive.testzip():
+                raise DownloadError(f"{path}: its file {damaged} is damaged", to_do=mend)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as err:
+        raise DownloadError(f"{path} is not a whole zip, or a file in it is damaged: {err}", to_do=mend) from err
     found = len(open_raw(path).subjects)
     if found != _NUM_SUBJECTS:
         raise DownloadError(f"{path} holds {found} subjects, expected {_NUM_SUBJECTS}", to_do=mend)
