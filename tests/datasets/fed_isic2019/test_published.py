@@ -55,6 +55,16 @@ def test_centers_of_ham10000_are_those_of_its_own_table(shared):
     assert {name: entry.center for name, entry in published().items() if name in told} == told
 
 
+def test_flambys_split_is_by_image_so_that_lesions_are_in_both_folds(shared):
+    with (shared / "data" / "flamby_meta" / "fed_isic2019" / "HAM10000_metadata").open() as file:
+        lesions = {row["image_id"]: row["lesion_id"] for row in csv.DictReader(file)}
+    splits = {name: entry.split for name, entry in published().items() if name in lesions}
+    trained = {lesions[name] for name, split in splits.items() if split == "train"}
+    tests = [name for name, split in splits.items() if split == "test"]
+    # The numbers that the pages give as a caution.
+    assert (len(tests), sum(lesions[name] in trained for name in tests)) == (2003, 760)
+
+
 @pytest.mark.parametrize(
     ("lesion", "source", "center"),
     [

@@ -174,6 +174,13 @@ def test_a_table_that_is_no_text_is_refused(mine):
         open_raw(mine)
 
 
+def test_hidden_shadows_of_files_are_left_alone(mine):
+    path = an_image(mine)
+    (path.parent / f"._{path.name}").write_bytes(b"shadow")
+    (mine / f"._{TRUTH}").write_bytes(b"\xff\xfe shadow")
+    assert len(open_raw(mine).files) == 30
+
+
 def test_tables_of_others_are_left_alone(mine):
     (mine / "notes.csv").write_text("a,b\n1,2\n")
     assert len(open_raw(mine).targets) == 30

@@ -90,7 +90,8 @@ def _files_below(path: Path) -> Iterator[Path]:
         yield path
     for root, folders, names in os.walk(path, followlinks=True):
         folders.sort()
-        yield from (Path(root, name) for name in sorted(names))
+        # Disks that were at a Mac have a hidden shadow of each file.
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _is_table(path: Path) -> bool:
@@ -111,7 +112,6 @@ def _add_zip(raw: RawData, path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                # Archives made on a Mac have a shadow of each file.
                 if entry.filename.lower().endswith((".jpg", ".jpeg")) and not Path(entry.filename).name.startswith("."):
                     _add(raw, ImageFile(path, entry.filename, entry.file_size))
     except zipfile.BadZipFile as err:
