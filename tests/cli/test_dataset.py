@@ -107,3 +107,25 @@ def test_help_teaches(command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "Example:" in result.output or command == "list"
+
+
+def test_describe_shows_how_centers_differ_and_draws_it(tmp_path):
+    result = run("describe", "fed_heart_disease", "--picture", tmp_path / "heart.png")
+    assert result.exit_code == 0, result.output
+    assert "Switzerland │ 30 │ 16 │ 2% │ 98%" in flat(result)
+    assert (tmp_path / "heart.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_artificial_centers_are_made_described_and_become_nodes(tmp_path):
+    from polyclinic.cli import app as whole
+
+    made = run("split", "fed_heart_disease", "--into", 3, "--method", "linear", "--seed", 4, "--to", tmp_path / "three")
+    assert made.exit_code == 0, made.output
+    assert f"polyclinic federation create {tmp_path / 'three'}" in flat(made)
+    assert {path.name for path in (tmp_path / "three").iterdir()} == {"split.json", "picture.png"}
+    assert "linear 2" in flat(run("describe", tmp_path / "three" / "split.json"))
+    place = ["--at", str(tmp_path / "place")]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(whole, ["federation", "create", str(tmp_path / "three"), *place])
+    assert result.exit_code == 0, result.output
+    assert "linear-2 │ fed_heart_disease_linear_3 linear 2" in flat(result)
+    assert "tags=['fed_heart_disease_linear_3']" in flat(result)

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from polyclinic.cli import dataset_centers
 from polyclinic.errors import ConfigError
 
 app = typer.Typer(
@@ -205,6 +206,10 @@ def _accepted(function: Callable[..., Any], command: str, **options: Any) -> dic
             to_do="leave it out: it is for other datasets",
         )
     return given
+
+
+app.command()(dataset_centers.describe)
+app.command()(dataset_centers.split)
 
 
 def _has_manifest(path: Path) -> bool:

@@ -18,7 +18,7 @@ app = typer.Typer(
 
 @app.command()
 def create(
-    dataset: Annotated[str, typer.Argument(help="A federated dataset, for example fed_heart_disease.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset, for example fed_heart_disease, or a split.json.")],
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Its data, raw or prepared. Not needed for fed_heart_disease."),
@@ -38,6 +38,7 @@ def create(
 
     Example: `polyclinic federation create fed_ixi --data 7kd5wj7v7p-3.zip --tags ixi`
     """
+    from polyclinic.datasets.federated_dataset import FederatedDataset
     from polyclinic.federation.places import create_nodes
 
     place = place_of(at)
@@ -51,7 +52,8 @@ def create(
     )
     typer.echo(f"Made {len(nodes)} nodes at {place}.")
     show(at)
-    typer.echo(f"Next, in Python: Experiment(MyPlan, tags={_words(tags) or [dataset]!r}, …).run()")
+    found = _words(tags) or [FederatedDataset.load(dataset).name]
+    typer.echo(f"Next, in Python: Experiment(MyPlan, tags={found!r}, …).run()")
 
 
 @app.command()

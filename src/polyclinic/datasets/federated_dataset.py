@@ -161,6 +161,7 @@ class FederatedDataset:
             )
         self.module = module
         self.module_name: str = module.__name__
+        self.load_name: str = module.__name__  # what `load` finds it by again
         self.name: str = module.__name__.rpartition(".")[2]
         self.fed_class: Callable[..., Dataset[Any]] = module.FedClass
         self.baseline: type[Any] = module.Baseline
@@ -188,8 +189,15 @@ class FederatedDataset:
 
     @classmethod
     def load(cls, name: str) -> FederatedDataset:
-        """The dataset with this name, see `load_module`."""
-        return cls(load_module(name))
+        """The dataset with this name, see `load_module`; or the artificial centers of a ``split.json``, by its path."""
+        # Here, since artificial centers are built on this module.
+        from polyclinic.datasets.artificial import ArtificialDataset, split_file
+
+        if name not in known_datasets() and (path := split_file(name)):
+            return ArtificialDataset(path)
+        dataset = cls(load_module(name))
+        dataset.load_name = name
+        return dataset
 
     def hook(self, name: str) -> Callable[..., Any]:
         """An optional function of the module: ``mock``, ``prepare``, ``download``.

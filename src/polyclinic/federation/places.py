@@ -55,7 +55,8 @@ def create_nodes(
 
     Args:
         place: the folder to make the nodes' folders in.
-        dataset_name: ``fed_heart_disease``, or any module with a federated dataset's names.
+        dataset_name: ``fed_heart_disease``, any module with a federated dataset's names, or the path of a
+            ``split.json`` with artificial centers.
         data_path: raw or prepared data; None for datasets that bring their own.
         tags: default: the dataset's name.
         centers: numbers or names; default: all.
@@ -83,7 +84,9 @@ def create_nodes(
         for number, name in names.items():
             node = Node.create(place, name)
             made.append(node)
-            given = {"module": dataset_name, "center": number, "options": options} | ({"path": path} if path else {})
+            given = {"module": dataset.load_name, "center": number, "options": options} | (
+                {"path": path} if path else {}
+            )
             assert isinstance(node.registry, DatabaseRegistry)
             node.registry.add("federated", given, tags=tags or [dataset.name], name=f"{dataset.name} {name}")
     except BaseException:
