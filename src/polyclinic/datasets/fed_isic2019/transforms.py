@@ -139,7 +139,8 @@ def standardise(pixels: Tensor) -> Tensor:
 
 
 def _channels_first(image: Tensor) -> Tensor:
-    return image.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    # In this order: bytes are moved faster than floats.
+    return image.permute(2, 0, 1).contiguous().float()
 
 
 def _too_small(image: Tensor, crop: int) -> ConfigError:
