@@ -7,6 +7,8 @@ With s the scores, E the events (0 or 1) and the batch sorted by falling time,
 where {j <= i} are those still at risk at time i. Ties are not treated: of two patients with the same time the
 one that comes first in the batch counts as still at risk for the other, and not the other way round.
 
+With ties, for full cohorts and for strata: `polyclinic.datasets.cox`.
+
 Cox, Regression models and life-tables, JRSS B 1972. As in FLamby, the mean is over samples, not over events.
 """
 
