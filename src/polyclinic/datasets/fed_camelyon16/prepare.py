@@ -1,0 +1,184 @@
+"""Camelyon16: from slides to features of their tiles.
+
+What comes of a slide: ``features`` (n, d) float32, ``corners`` (n, 2) int64, the tiles' upper left corners x, y in
+pixels of level 0, and, where there are outlines of its metastases, ``tumour_fraction`` (n,) float32.
+Labels are no part of it: they follow from the slide's name, so features serve whatever is decided about labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.datasets.fed_camelyon16.annotations import find_annotations, read_annotations, tumour_fraction
+from polyclinic.datasets.fed_camelyon16.encoders import LoadedEncoder, load_encoder
+from polyclinic.datasets.fed_camelyon16.slides import CENTERS, HOW_TO_GET_IT, find_slides, slide_of
+from polyclinic.datasets.fed_camelyon16.tiling import MPP, TILE, TISSUE, Grid, grid_of, open_slide, tiles
+from polyclinic.datasets.preparation import Item, Preparation, ensure, run_preparation
+from polyclinic.datasets.prepared import MANIFEST, read_manifest
+from polyclinic.errors import DatasetError
+
+NAME = "fed_camelyon16"
+_BATCH = 64  # tiles at a time
+_BYTES_A_SLIDE = 125_000_000  # 50 GB for 399 slides
+
+
+def prepare(
+    source: str | Path,
+    to: str | Path,
+    *,
+    flamby_compatible: bool = False,  # noqa: ARG001
+    encoder: str = "resnet50",
+    weights: str | Path | None = None,
+    annotations: str | Path | None = None,
+    workers: int | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Prepares raw slides, or goes on with a preparation that was interrupted; finished slides are not done again.
+
+    Args:
+        source: the folder in which the slides lie side by side, or one with such a folder ``images``.
+        to: the folder for the features; 8 kB a tile, 50 GB for all slides.
+        flamby_compatible: changes nothing here: what differs from FLamby is decided when the features are loaded.
+        encoder: "resnet50" or "phikon", see `encoders`.
+        weights: their file; "random"; or None for the usual ones, see `load_encoder`.
+        annotations: a folder with outlines of metastases; by default ``annotations`` in ``source`` if it is there.
+        workers: slides at a time; by default, one for each core.
+
+    Returns:
+        ``to``. Slides that cannot be read or show no tissue are left out and listed under "failed" in the manifest.
+
+    Raises:
+        ConfigError: no such encoder, or one whose weights have to be given.
+        DatasetError: not one slide can be read, or ``to`` holds data that were prepared in another way.
+    """
+    preparation = _preparation(Path(source), load_encoder(encoder, weights), encoder, annotations)
+    return run_preparation(preparation, to, workers=workers, show_progress=show_progress)
+
+
+def ensure_prepared(
+    data_path: str | Path | None,
+    *,
+    encoder: str = "resnet50",
+    weights: str | Path | None = None,
+    to: str | Path | None = None,
+    workers: int | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """The prepared folder for a path to raw or prepared data; raw data are prepared, once, beside them.
+
+    A prepared folder is taken as it is, whatever encoder and weights it was made with.
+
+    Raises:
+        DatasetError: there are no data.
+    """
+    if data_path is not None and (Path(data_path) / MANIFEST).is_file():
+        read_manifest(Path(data_path), NAME)
+        return Path(data_path)
+    if data_path is None or not Path(data_path).exists():
+        return ensure(data_path, _never, dataset=NAME, parameters={}, how_to_get_it=HOW_TO_GET_IT)
+    find_slides(Path(data_path))  # before weights are fetched for nothing
+    loaded = load_encoder(encoder, weights)
+    return ensure(
+        data_path,
+        lambda path: _preparation(path, loaded, encoder, None),
+        dataset=NAME,
+        parameters=_parameters(encoder, loaded),
+        how_to_get_it=HOW_TO_GET_IT,
+        suffix="" if encoder == "resnet50" else f"-{encoder}",
+        to=to,
+        workers=workers,
+        show_progress=show_progress,
+    )
+
+
+def _never(path: Path) -> Preparation:
+    raise DatasetError(f"there is no {path}", to_do=HOW_TO_GET_IT)
+
+
+def _parameters(encoder: str, loaded: LoadedEncoder) -> dict[str, Any]:
+    return {"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE}
+
+
+def _preparation(source: Path, loaded: LoadedEncoder, encoder: str, annotations: str | Path | None) -> Preparation:
+    files = find_slides(source)
+    outlines: dict[str, Path] = {}
+    if annotations is not None or (source / "annotations").is_dir():
+        outlines = find_annotations(Path(annotations or source / "annotations"))
+
+    def work(item: Item) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        slide_of(item.id)
+        return features_of(files[item.id], loaded, outlines.get(item.id))
+
+    return Preparation(
+        dataset=NAME,
+        parameters=_parameters(encoder, loaded),
+        items=[
+            Item(name, tuple(p.stat().st_size for p in (path, outlines.get(name)) if p is not None), _facts(name))
+            for name, path in files.items()
+        ],
+        work=work,
+        libraries=("numpy", "openslide-python", "pillow", "scikit-image", "torch"),
+        bytes_an_item=_BYTES_A_SLIDE if _is_large(files) else 0,
+        label="Tiling slides",
+    )
+
+
+def _is_large(files: dict[str, Path]) -> bool:
+    """Whether these are slides of real size; a few tiles need no look at the disk."""
+    return sum(path.stat().st_size for path in files.values()) > len(files) * 100_000_000
+
+
+def _facts(name: str) -> dict[str, Any]:
+    try:
+        slide = slide_of(name)
+    except DatasetError:
+        return {}  # it is going to be listed among those that failed
+    return {"center": slide.center, "hospital": CENTERS[slide.center], "split": slide.split}
+
+
+def features_of(
+    path: Path, encoder: LoadedEncoder, outlines: Path | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of one slide, and what was found on the way; at any time 64 tiles are in memory.
+
+    Raises:
+        DatasetError: the slide or its outlines cannot be read, or it shows no tissue.
+    """
+    drawn = None if outlines is None else read_annotations(outlines)
+    with open_slide(path) as slide:
+        grid = grid_of(slide)
+        found = list(_encoded(slide, grid, encoder))
+    if not found:
+        raise DatasetError(f"{path.name} shows no tissue")
+    corners = np.concatenate([corner for corner, _ in found])
+    features = np.concatenate([feature for _, feature in found])
+    arrays: dict[str, NDArray[Any]] = {"features": features, "corners": corners}
+    facts: dict[str, Any] = {"num_tiles": len(corners), "level": grid.level, "tile_mpp": grid.mpp, "step": grid.step}
+    if drawn is not None:
+        arrays["tumour_fraction"] = tumour_fraction(drawn, corners, grid.step)
+        facts["tumour_tiles"] = int((arrays["tumour_fraction"] >= 0.5).sum())
+    return arrays, facts
+
+
+def _encoded(slide: Any, grid: Grid, encoder: LoadedEncoder) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Corners (k, 2) and features (k, d) of up to 64 tiles at a time."""
+    waiting: list[tuple[tuple[int, int], NDArray[np.uint8]]] = []
+    for found in tiles(slide, grid):
+        waiting.append(found)
+        if len(waiting) == _BATCH:
+            yield _encode(waiting, encoder)
+            waiting = []
+    if waiting:
+        yield _encode(waiting, encoder)
+
+
+def _encode(
+    found: list[tuple[tuple[int, int], NDArray[np.uint8]]], encoder: LoadedEncoder
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    corners = np.array([corner for corner, _ in found], dtype=np.int64)
+    return corners, encoder(np.stack([tile for _, tile in found]))
