@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from polyclinic import datasets
+from polyclinic.datasets.keyboard import nobody_at_the_keyboard
 from polyclinic.errors import ConfigError, DatasetError, PolyclinicError, nearest, reject_unknown
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def load_module(name: str) -> ModuleType:
     known = known_datasets()
     full = f"{datasets.__name__}.{name}" if name in known else name
     try:
-        return importlib.import_module(full)
+        with nobody_at_the_keyboard(full):
+            return importlib.import_module(full)
     except ModuleNotFoundError as err:
         # The module asked for (or a parent of it) is missing; any other missing module is one that it imports.
         if err.name is not None and (full == err.name or full.startswith(f"{err.name}.")):
@@ -99,7 +101,7 @@ def load_module(name: str) -> ModuleType:
         raise
     except (TypeError, ValueError) as err:
         raise DatasetError(f"{name!r} is not a name of a module", to_do=nearest(name, known)) from err
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         raise DatasetError(
             f"dataset module {full} cannot be imported: {type(err).__name__}: {err}",
             to_do=f"run  python -c 'import {full}'  and mend what it says",
@@ -260,11 +262,12 @@ class FederatedDataset:
             given["data_path"] = data_path
         args, kwargs = self._arguments(given | options)
         try:
-            return self.fed_class(*args, **kwargs)
+            with nobody_at_the_keyboard(self.module_name):
+                return self.fed_class(*args, **kwargs)
         except PolyclinicError:
             raise
-        # The class may be anyone's: FLamby's raise AssertionError, ValueError, FileNotFoundError …
-        except Exception as err:
+        # The class may be anyone's: FLamby's raise AssertionError, ValueError, FileNotFoundError, SystemExit …
+        except (Exception, SystemExit) as err:
             raise DatasetError(
                 f"{self.name} cannot be read: {type(err).__name__}: {err}",
                 to_do="check the path of the data, and that the download and its preparation are complete",

@@ -188,9 +188,7 @@ def test_without_any_readable_subject_it_is_an_error_with_the_first_reason(raw, 
     shutil.copytree(raw, tmp_path / "raw")
     for label in (tmp_path / "raw").rglob("*_label.nii.gz"):
         label.unlink()
-    with pytest.raises(
-        DatasetError, match=r"none of the 15 items of fed_ixi .*; IXI\S+: it has no label"
-    ):
+    with pytest.raises(DatasetError, match=r"none of the 15 items of fed_ixi .*; IXI\S+: it has no label"):
         prepare_function(tmp_path / "raw", tmp_path / "out", **quiet)
 
 
