@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polyclinic.cli import dataset_centers
+from polyclinic.cli import dataset_centers, dataset_generate
 from polyclinic.errors import ConfigError
 
 app = typer.Typer(
@@ -210,6 +210,7 @@ def _accepted(function: Callable[..., Any], command: str, **options: Any) -> dic
 
 app.command()(dataset_centers.describe)
 app.command()(dataset_centers.split)
+app.command()(dataset_generate.generate)
 
 
 def _has_manifest(path: Path) -> bool:

@@ -174,3 +174,46 @@ def test_by_the_command_line_mock_writes_the_default_format(tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == [*(f"{k}.data" for k in range(4)), "arguments.json"]
+
+
+def test_by_the_command_line_all_options_of_the_generator_work(tmp_path):
+    from typer.testing import CliRunner
+
+    from polyclinic.cli import app
+
+    line = (
+        "dataset generate --centers 3 --samples 90 --features 4 --clusters 2 --seed 5 --sample-repartition 3,1,2 "
+        "--noise-heterogeneity 1,2,3 --features-heterogeneity 0.5 --label-heterogeneity 2"
+    )
+    result = CliRunner().invoke(app, [*line.split(), "--to", str(tmp_path / "made")])
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "made" / "arguments.json").read_text())
+    expected = Options(
+        n_centers=3, n_samples=90, n_features=4, n_clusters=2, seed=5, sample_repartition=[3.0, 1.0, 2.0],
+        noise_heterogeneity=[1.0, 2.0, 3.0], features_heterogeneity=0.5, label_heterogeneity=2.0,
+    )  # fmt: skip
+    assert Options(**written) == expected
+    for number, (_, y) in enumerate(synthetic_data(expected)):
+        assert len((tmp_path / "made" / f"{number}.data").read_text().splitlines()) == len(y)
+
+    line = "dataset generate --regression --sample-repartition 2.5 --flamby-compatible"
+    result = CliRunner().invoke(app, [*line.split(), "--to", str(tmp_path / "law")])
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "law" / "arguments.json").read_text())
+    assert (written["sample_repartition"], written["classification"], written["flamby_compatible"]) == (
+        2.5,
+        False,
+        True,
+    )
+
+
+@pytest.mark.parametrize("words", ["--sample-repartition 3,x", "--noise-heterogeneity 1;2"])
+def test_the_command_says_how_lists_are_written(tmp_path, words):
+    from typer.testing import CliRunner
+
+    from polyclinic.cli import app
+
+    result = CliRunner().invoke(app, ["dataset", "generate", "--to", str(tmp_path / "made"), *words.split()])
+    assert isinstance(result.exception, ConfigError)
+    assert "takes numbers with commas between them" in str(result.exception)
+    assert not (tmp_path / "made").exists()

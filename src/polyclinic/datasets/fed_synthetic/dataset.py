@@ -23,8 +23,7 @@ from polyclinic.errors import DatasetError
 CENTERS = tuple(f"center {number}" for number in range(NUM_CLIENTS))
 ARGUMENTS = "arguments.json"
 HOW_TO_GET_IT = (
-    "make a folder with  polyclinic dataset mock fed_synthetic --to DIR  or with "
-    "polyclinic.datasets.fed_synthetic.generate(), or give no path: the default set is then made in memory"
+    "make a folder with  polyclinic dataset generate --to DIR , or give no path: the default set is then made in memory"
 )
 
 
