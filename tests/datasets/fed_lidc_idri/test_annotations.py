@@ -107,7 +107,15 @@ def test_files_of_another_kind_and_damaged_ones(tmp_path):
     path = tmp_path / "158.xml"
     path.write_text(XML.format(""))
     assert series_uid_of(path) == "1.2.3"
-    with pytest.raises(DatasetError, match=r"158\.xml holds no reading"):
+    with pytest.raises(DatasetError, match=r"158\.xml holds no readings"):
+        read_annotations(path)
+    path.write_text(XML.format("<readingSession/>" * 9))
+    with pytest.raises(DatasetError, match="holds 9 readings, expected 1 to 8"):
+        read_annotations(path)
+    # Damage behind the header is found when the scan is prepared.
+    path.write_text(XML.format("")[:-5])
+    assert series_uid_of(path) == "1.2.3"
+    with pytest.raises(DatasetError, match=r"158\.xml is no readable XML"):
         read_annotations(path)
     path.write_text("<IdriReadMessage><ResponseHeader/></IdriReadMessage>")
     assert series_uid_of(path) == ""

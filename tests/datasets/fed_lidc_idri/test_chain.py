@@ -10,14 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from polyclinic.cli import app
-from polyclinic.datasets.fed_lidc_idri import FedLidcIdri
+from polyclinic.datasets.fed_lidc_idri import Baseline, FedLidcIdri
 
 PAGE = Path(__file__).parents[3] / "docs" / "datasets" / "fed_lidc_idri.md"
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Patches of 16 in a box of 48, which made-up scans fill, for all who do not say otherwise."""
+    """A narrow V-Net, and patches of 16 in a box of 48, which made-up scans fill."""
+    monkeypatch.setattr(Baseline.__init__, "__defaults__", (1, True, 2))
     monkeypatch.setitem(FedLidcIdri.__init__.__kwdefaults__, "out_shape", (48, 48, 48))
     monkeypatch.setitem(FedLidcIdri.__init__.__kwdefaults__, "patch_size", 16)
 

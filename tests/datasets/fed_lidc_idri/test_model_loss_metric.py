@@ -37,6 +37,24 @@ def test_the_model_gives_a_probability_for_each_voxel():
     assert out.shape == (2, 1, 128, 128, 128)
 
 
+def test_a_narrow_model_learns():
+    torch.manual_seed(0)
+    model, loss = Baseline(width=4), BaselineLoss()
+    optimizer = Optimizer(model.parameters(), lr=0.01)
+    y = torch.zeros(2, 1, 16, 16, 16)
+    y[:, :, 4:12, 4:12, 4:12] = 1
+    x = y + 0.1 * torch.randn(y.shape)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_layers_are_counted_as_published(model):
     """Kernels of 5 keep the size: input, 8 levels down, 6 up, output; of 2 halve and double it; one of 1."""
     kernels = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv3d)]

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import numpy as np
+import pydicom
 import pytest
 
 from polyclinic.datasets.fed_lidc_idri import FedLidcIdri, ensure_prepared, prepare
@@ -160,6 +161,18 @@ def test_a_preparation_that_was_killed_goes_on(raw, prepared, tmp_path, monkeypa
     for item in whole.items:
         for name in ("image", "voxels", "readers"):
             np.testing.assert_array_equal(whole.array(item.id, name), resumed.array(item.id, name))
+
+
+def test_patients_in_both_folds_are_counted(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    for folder in ("MOCK-9001", "MOCK-9002"):  # one for training, one for test
+        for path in (tmp_path / "raw").rglob(f"{folder}/*/*.dcm"):
+            header = pydicom.dcmread(path)
+            header.PatientID = "P1"
+            header.save_as(path)
+    with pytest.warns(UserWarning, match="patients with scans in both training and test: 1"):
+        folder = prepare(tmp_path / "raw", tmp_path / "p", show_progress=False)
+    assert "P1" not in (folder / "manifest.json").read_text("utf-8")
 
 
 def test_raw_data_are_prepared_beside_themselves_once(raw, prepared, tmp_path):

@@ -32,17 +32,20 @@ def test_the_counts_are_those_of_the_card():
 
 def test_a_series_that_is_not_published_goes_by_its_manufacturer():
     names = ("GE MEDICAL SYSTEMS", "Philips", "Siemens Healthineers", "TOSHIBA")
-    assert [center_and_split("1.2.3", name)[0] for name in names] == list(range(len(CENTERS)))
-    assert center_and_split("1.2.3", "Canon")[0] is None
-    assert center_and_split("1.2.3", "")[0] is None
-    splits = [center_and_split(f"1.2.{k}", "Philips")[1] for k in range(2000)]
+    assert [center_and_split("1.2.3", name, "")[0] for name in names] == list(range(len(CENTERS)))
+    assert center_and_split("1.2.3", "Canon", "")[0] is None
+    assert center_and_split("1.2.3", "", "")[0] is None
+    splits = [center_and_split(f"1.2.{k}", "Philips", f"patient {k}")[1] for k in range(2000)]
     assert 0.17 < splits.count("test") / 2000 < 0.23
-    assert splits == [center_and_split(f"1.2.{k}", "SIEMENS")[1] for k in range(2000)]
+    # All scans of a patient are in one fold.
+    assert splits == [center_and_split(f"1.3.{k}", "SIEMENS", f"patient {k}")[1] for k in range(2000)]
+    unnamed = [center_and_split(f"1.2.{k}", "Philips", "")[1] for k in range(200)]
+    assert 0 < unnamed.count("test") < 200
 
 
 def test_the_table_decides_for_a_published_series():
     uid, (center, split) = next(iter(published_series().items()))
-    assert center_and_split(uid, "TOSHIBA") == (center, split) == (0, "train")
+    assert center_and_split(uid, "TOSHIBA", "somebody") == (center, split) == (0, "train")
 
 
 def test_rounds():

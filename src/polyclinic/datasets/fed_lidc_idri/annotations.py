@@ -22,6 +22,8 @@ from polyclinic.errors import DatasetError
 
 Mask = NDArray[np.bool_]
 
+MOST_READERS = 8  # the collection has four; a reader is a bit of a byte in prepared data
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -42,19 +44,34 @@ class Reading:
 
 
 def series_uid_of(path: Path) -> str:
-    """The SeriesInstanceUID that an XML file belongs to; "" for a file of another kind, such as chest X-rays."""
-    return _text(_parse(path), "ResponseHeader/SeriesInstanceUid")
+    """The SeriesInstanceUID that an XML file belongs to; "" for a file of another kind, such as chest X-rays.
+
+    Reads no further than the header: a file has up to a megabyte of outlines, and an archive has 1300 files.
+    """
+    try:
+        for _, element in ElementTree.iterparse(path):
+            name = element.tag.rpartition("}")[2]
+            if name == "SeriesInstanceUid":
+                return (element.text or "").strip()
+            if name == "ResponseHeader":
+                return ""
+    except (ElementTree.ParseError, OSError, UnicodeDecodeError) as err:
+        raise _unreadable(path, err) from err
+    return ""
 
 
 def read_annotations(path: Path) -> tuple[Reading, ...]:
     """The readings of one scan.
 
     Raises:
-        DatasetError: the file is damaged, or holds no reading.
+        DatasetError: the file is damaged, or holds no reading or too many.
     """
     readings = tuple(_reading(session) for session in _parse(path).findall("readingSession"))
-    if not readings:
-        raise DatasetError(f"{path.name} holds no reading", to_do="download the annotations again")
+    if not 0 < len(readings) <= MOST_READERS:
+        raise DatasetError(
+            f"{path.name} holds {len(readings) or 'no'} readings, expected 1 to {MOST_READERS}",
+            to_do="download the annotations again",
+        )
     return readings
 
 
@@ -180,10 +197,14 @@ def _parse(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path.name} is no readable XML: {err}", to_do="download the annotations again") from err
+        raise _unreadable(path, err) from err
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
     return root
+
+
+def _unreadable(path: Path, err: Exception) -> DatasetError:
+    return DatasetError(f"{path.name} is no readable XML: {err}", to_do="download the annotations again")
 
 
 def _text(element: ElementTree.Element, name: str) -> str:

@@ -36,17 +36,28 @@ class Series:
     slice_uids: tuple[str, ...]  # (z,) SOPInstanceUID
 
 
-def read_header(path: Path) -> tuple[str, str, str]:
-    """SeriesInstanceUID, Modality and Manufacturer of a DICOM file.
+@dataclass(frozen=True)
+class Header:
+    """What one DICOM file says of its series; empty texts where it says nothing."""
+
+    series_uid: str
+    modality: str
+    manufacturer: str
+    patient: str
+
+
+def read_header(path: Path) -> Header:
+    """Which series a DICOM file belongs to.
 
     Raises:
         DatasetError: it is no DICOM file, or has no SeriesInstanceUID.
     """
-    header = _read(path, only=["SeriesInstanceUID", "Modality", "Manufacturer"])
+    header = _read(path, only=["SeriesInstanceUID", "Modality", "Manufacturer", "PatientID"])
     uid = str(header.get("SeriesInstanceUID", ""))
     if not uid:
         raise DatasetError(f"{path.name} has no SeriesInstanceUID", to_do="download the series again")
-    return uid, str(header.get("Modality", "")), str(header.get("Manufacturer", ""))
+    modality, manufacturer, patient = (str(header.get(t) or "") for t in ("Modality", "Manufacturer", "PatientID"))
+    return Header(uid, modality, manufacturer, patient)
 
 
 def read_series(files: Sequence[Path], *, flamby_compatible: bool = False) -> Series:

@@ -25,11 +25,7 @@ _TINY = 1e-7
 
 def dice_of_samples(y_true: NDArray[Any], y_pred: NDArray[Any]) -> NDArray[np.float64]:
     """(n,) Dice of each entry of the first axis, in [0, 1]; both arguments (n, ...)."""
-    axes = tuple(range(1, y_true.ndim))
-    # In float64: a sum of two million voxels in float32 loses the third digit.
-    overlap = np.sum(y_pred * y_true, axis=axes, dtype=np.float64)
-    half = 0.5 * (np.sum(y_pred, axis=axes, dtype=np.float64) + np.sum(y_true, axis=axes, dtype=np.float64))
-    return np.where(half == 0, 1.0, overlap / np.maximum(half, _TINY))
+    return _dice(*_sums(y_true, y_pred))
 
 
 def metric(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
@@ -57,8 +53,22 @@ def dice_of_scans(y_true: NDArray[Any], y_pred: NDArray[Any]) -> NDArray[np.floa
             f"a batch of {len(y_true)} patches is not made of whole scans, which have {PATCHES_A_SCAN} each",
             to_do="evaluate the test part, with out_shape three times patch_size on each axis",
         )
-    one_row_a_scan = (len(y_true) // PATCHES_A_SCAN, -1)
-    return dice_of_samples(y_true.reshape(one_row_a_scan), y_pred.reshape(one_row_a_scan))
+    overlap, half = (sums.reshape(-1, PATCHES_A_SCAN).sum(axis=1) for sums in _sums(y_true, y_pred))
+    return _dice(overlap, half)
+
+
+def _sums(y_true: NDArray[Any], y_pred: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) sum p y and (n,) sum (p + y) / 2 of each entry of the first axis."""
+    # In float64, since a sum of two million voxels in float32 loses the third digit; one by one, since the product
+    # of a scan's 27 patches would take half a gigabyte.
+    pairs = list(zip(y_true, y_pred, strict=True))
+    overlap = np.array([np.sum(p * y, dtype=np.float64) for y, p in pairs])
+    half = np.array([0.5 * (p.sum(dtype=np.float64) + y.sum(dtype=np.float64)) for y, p in pairs])
+    return overlap, half
+
+
+def _dice(overlap: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(half == 0, 1.0, overlap / np.maximum(half, _TINY))
 
 
 class ScanDice(SampleMean):

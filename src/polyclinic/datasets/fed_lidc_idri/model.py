@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# Patches at a time without gradients: 7 of 128 x 128 x 128 take about 4 GB, the 27 of a scan about 15 GB.
+# Patches at a time without gradients: a quarter of a scan's 27, so that its activations take a quarter of the memory.
 _CHUNK = 7
 
 
@@ -67,20 +67,27 @@ class Baseline(nn.Module):
     """(batch, 1, x, y, z) in [0, 1] -> (batch, 1, x, y, z) probabilities; x, y and z divisible by 16.
 
     Args:
-        in_channels: 1, 2, 4, 8 or 16.
+        in_channels: a divisor of ``width``.
         dropout: dropout at the two lowest levels of either side; on the connections between the sides it always is.
+        width: channels at full size, even; 16 is the baseline, less makes a smaller model for trials.
     """
 
-    def __init__(self, in_channels: int = 1, dropout: bool = True) -> None:
+    def __init__(self, in_channels: int = 1, dropout: bool = True, width: int = 16) -> None:
         super().__init__()
-        self.input = _Input(in_channels, 16)
+        w = width
+        self.input = _Input(in_channels, w)
         self.down = nn.ModuleList(
-            [_Down(16, 1, False), _Down(32, 2, False), _Down(64, 3, dropout), _Down(128, 2, dropout)]
+            [_Down(w, 1, False), _Down(2 * w, 2, False), _Down(4 * w, 3, dropout), _Down(8 * w, 2, dropout)]
         )
         self.up = nn.ModuleList(
-            [_Up(256, 256, 2, dropout), _Up(256, 128, 2, dropout), _Up(128, 64, 1, False), _Up(64, 32, 1, False)]
+            [
+                _Up(16 * w, 16 * w, 2, dropout),
+                _Up(16 * w, 8 * w, 2, dropout),
+                _Up(8 * w, 4 * w, 1, False),
+                _Up(4 * w, 2 * w, 1, False),
+            ]
         )
-        self.output = nn.Sequential(_normalised(nn.Conv3d(32, 1, 5, padding=2), 1), nn.Conv3d(1, 1, 1), nn.Sigmoid())
+        self.output = nn.Sequential(_normalised(nn.Conv3d(2 * w, 1, 5, padding=2), 1), nn.Conv3d(1, 1, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         # In evaluation a patch's output does not depend on the others, so a scan's 27 need not be in memory at once.

@@ -14,6 +14,7 @@ to draw a random voxel of a nodule no mask is searched.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -32,13 +33,12 @@ from polyclinic.datasets.fed_lidc_idri.annotations import (
     read_annotations,
 )
 from polyclinic.datasets.fed_lidc_idri.dicom import Series, read_series
-from polyclinic.datasets.fed_lidc_idri.raw import HOW_TO_GET_IT, Scan, find_scans
+from polyclinic.datasets.fed_lidc_idri.raw import HOW_TO_GET_IT, Scan, find_scans, patients_in_both_folds
 from polyclinic.datasets.preparation import Item, Preparation, run_preparation
 from polyclinic.errors import DatasetError
 
 DATASET = "fed_lidc_idri"
 _LOWEST = -1024.0  # HU of air, and below it only what scanners fill the corners with
-_MOST_READERS = 8  # the bits of ``readers``
 _BYTES_A_SCAN = 90_000_000  # a volume of 360 x 360 x 340 mm
 
 
@@ -156,6 +156,11 @@ def hounsfield_as_flamby(volume: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _preparation(source: Path, *, flamby_compatible: bool) -> Preparation:
     scans = {scan.uid: scan for scan in find_scans(source)}
+    if both := patients_in_both_folds(scans.values()):
+        warnings.warn(
+            f"patients with scans in both training and test: {both}; the published folds are by scan, not by patient",
+            stacklevel=2,
+        )
     return Preparation(
         dataset=DATASET,
         parameters=parameters(flamby_compatible),
@@ -174,7 +179,7 @@ def _prepare_scan(
     scan = scans[item.id]
     if scan.problem or scan.annotations is None:
         raise DatasetError(scan.problem)
-    readings = read_annotations(scan.annotations)[:_MOST_READERS]
+    readings = read_annotations(scan.annotations)
     series = read_series(scan.files, flamby_compatible=flamby_compatible)
     resize = to_one_mm_as_flamby if flamby_compatible else to_one_mm
     repair = hounsfield_as_flamby if flamby_compatible else hounsfield

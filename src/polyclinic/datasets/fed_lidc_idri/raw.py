@@ -7,11 +7,12 @@ name the series that they are for.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyclinic.datasets.fed_lidc_idri.annotations import series_uid_of
-from polyclinic.datasets.fed_lidc_idri.dicom import read_header
+from polyclinic.datasets.fed_lidc_idri.dicom import Header, read_header
 from polyclinic.datasets.fed_lidc_idri.series import center_and_split
 from polyclinic.errors import DatasetError
 
@@ -31,6 +32,7 @@ class Scan:
     files: tuple[Path, ...]
     annotations: Path | None
     num_bytes: tuple[int, int, int]  # of all slices, how many slices, of the annotations
+    patient: str = ""  # PatientID, to see who is in both folds; it goes into no file
     problem: str = ""
 
 
@@ -56,14 +58,12 @@ def find_scans(folder: Path) -> tuple[Scan, ...]:
             f"{folder} holds {len(series)} CT series and {found}" + (f"; {damaged[0]}" if damaged else ""),
             to_do="put the annotations (LIDC-XML-only.zip, unzipped) below the same folder",
         )
-    return tuple(
-        _scan(uid, files, manufacturer, annotations.get(uid)) for uid, (files, manufacturer) in sorted(series.items())
-    )
+    return tuple(_scan(header, files, annotations.get(uid)) for uid, (files, header) in sorted(series.items()))
 
 
-def _look_through(folder: Path) -> tuple[dict[str, tuple[tuple[Path, ...], str]], list[Path], list[str]]:
-    """CT series (UID -> files and manufacturer), XML files, and why folders' first files could not be read."""
-    series: dict[str, tuple[tuple[Path, ...], str]] = {}
+def _look_through(folder: Path) -> tuple[dict[str, tuple[tuple[Path, ...], Header]], list[Path], list[str]]:
+    """CT series (UID -> files and header), XML files, and why folders' first files could not be read."""
+    series: dict[str, tuple[tuple[Path, ...], Header]] = {}
     xml_files: list[Path] = []
     unreadable: list[str] = []
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -80,15 +80,15 @@ def _look_through(folder: Path) -> tuple[dict[str, tuple[tuple[Path, ...], str]]
                 if "not installed" in err.what:
                     raise
                 unreadable.append(err.what)
-        if header is None or header[1] != "CT":
+        if header is None or header.modality != "CT":
             continue
-        uid, _, manufacturer = header
+        uid = header.series_uid
         if uid in series:
             raise DatasetError(
                 f"series {uid} lies in two folders: {series[uid][0][0].parent} and {root}",
                 to_do="give the folder that holds one copy of the data",
             )
-        series[uid] = files, manufacturer
+        series[uid] = files, header
     return series, xml_files, unreadable
 
 
@@ -108,16 +108,25 @@ def _annotations(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
     return found, damaged
 
 
-def _scan(uid: str, files: tuple[Path, ...], manufacturer: str, annotations: Path | None) -> Scan:
-    center, split = center_and_split(uid, manufacturer)
+def patients_in_both_folds(scans: Iterable[Scan]) -> int:
+    """How many patients have scans in training and in test."""
+    folds: dict[str, set[str]] = {}
+    for scan in scans:
+        if scan.patient:
+            folds.setdefault(scan.patient, set()).add(scan.split)
+    return sum(len(of_patient) > 1 for of_patient in folds.values())
+
+
+def _scan(header: Header, files: tuple[Path, ...], annotations: Path | None) -> Scan:
+    center, split = center_and_split(header.series_uid, header.manufacturer, header.patient)
     problem = ""
     if annotations is None:
         problem = "there is no XML file for this series"
     elif center is None:
-        problem = f"its manufacturer, {manufacturer!r}, is none of the four centers', and the series is not a known one"
+        problem = f"its manufacturer, {header.manufacturer!r}, is none of the four centers', and it is not published"
     sizes = (
         sum(path.stat().st_size for path in files),
         len(files),
         annotations.stat().st_size if annotations else 0,
     )
-    return Scan(uid, center, split, files, annotations, sizes, problem)
+    return Scan(header.series_uid, center, split, files, annotations, sizes, header.patient, problem)

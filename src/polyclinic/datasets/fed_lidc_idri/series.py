@@ -34,16 +34,17 @@ def published_series() -> dict[str, tuple[int, str]]:
     return {uid: (center, "train" if uid in in_train else "test") for uid, center in zip(uids, centers, strict=True)}
 
 
-def center_and_split(uid: str, manufacturer: str) -> tuple[int | None, str]:
+def center_and_split(uid: str, manufacturer: str, patient: str) -> tuple[int | None, str]:
     """The center and fold of a series; None for the center if the manufacturer is none of the four.
 
     The published table decides for the series in it. Any other series gets its center by the Manufacturer tag, and
-    80 % "train" by a hash of its UID, so that it keeps its fold whoever else joins or leaves.
+    80 % "train" by a hash of the PatientID, so that all scans of a patient are in one fold, whoever else joins or
+    leaves; without a PatientID, by a hash of its UID.
     """
     known = published_series().get(uid)
     if known is not None:
         return known
-    digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b((patient or uid).encode(), digest_size=8).digest()
     split = "train" if int.from_bytes(digest, "big") < (1 - _TEST_FRACTION) * 2**64 else "test"
     words = manufacturer.upper().split()
     found = [number for number, name in enumerate(CENTERS) if words and words[0] == name.upper()]
