@@ -69,7 +69,7 @@ def test_the_programs_of_the_set_up_page_run_on_made_up_data(tmp_path, monkeypat
     monkeypatch.setenv("POLYCLINIC_FEDERATION", str(tmp_path / "federation"))
     runner = CliRunner()
     page = DOCS / "set-up-each-dataset.md"
-    sizes = {"fed_heart_disease": 12, "fed_tcga_brca": 25, "fed_ixi": 2}
+    sizes = {"fed_heart_disease": 12, "fed_tcga_brca": 25, "fed_ixi": 2, "fed_synthetic": 10}
     for name, size in sizes.items():
         made = ["dataset", "mock", name, "--to", name, "--patients-per-center", str(size)]
         tag = re.search(rf"polyclinic federation create {name} .*--tags (\w+)", page.read_text("utf-8"))[1]

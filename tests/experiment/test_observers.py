@@ -201,6 +201,8 @@ def test_early_stopping_knows_which_way_is_up():
     assert stops_at([0.5, 0.6, 0.7, 0.8], stopping, metric="roc_auc", split="test") is None
     assert stops_at([0.8, 0.7, 0.6], stopping, metric="roc_auc", split="test") == 3
     assert stops_at([3, 2, 1], EarlyStopping("mse", "test", patience=2), metric="mse", split="test") is None
+    stopping = EarlyStopping("integrated_brier@1825", "test", patience=2)
+    assert stops_at([3, 2, 1], stopping, metric="integrated_brier@1825", split="test") is None
 
 
 def test_early_stopping_takes_the_pooled_figure_where_there_is_one():
