@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyclinic.datasets.fed_camelyon16 import ensure_prepared, mock, prepare
+from polyclinic.datasets.fed_camelyon16 import FedCamelyon16, ensure_prepared, mock, prepare
 from polyclinic.datasets.fed_camelyon16.encoders import load_encoder
 from polyclinic.datasets.fed_camelyon16.made_up import write_slide
 from polyclinic.datasets.fed_camelyon16.tiling import grid_of, open_slide, read_tile
@@ -174,3 +174,37 @@ def test_real_slides_of_another_format(shared, tmp_path, tiny_encoder):
     assert folder.array("tumor_010", "tumour_fraction").sum() == 0
     assert folder.failed["normal_002"].startswith("its finest level has 352.778 µm a pixel")
     assert folder.failed["normal_003"] == "normal_003.svs shows no tissue"
+
+
+def test_features_that_flamby_made_are_taken_as_they_are(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    rng = np.random.default_rng(0)
+    given = {name: rng.normal(size=(n, 768)).astype(np.float32) for name, n in (("Tumor_001", 3), ("test_114", 5))}
+    for name, features in given.items():
+        np.save(raw / f"{name}.tif.npy", features)
+    np.save(raw / "normal_086.tif.npy", features)
+    np.save(raw / "normal_001.tif.npy", np.zeros((2, 5), dtype=np.float32))
+    np.save(raw / "normal_002.tif.npy", np.zeros((0, 768), dtype=np.float32))
+    np.save(raw / "normal_003.tif.npy", np.full((1, 768), np.nan, dtype=np.float32))
+    np.save(raw / "normal_004.tif.npy", np.zeros(768))
+    np.save(raw / "patient.tif.npy", features)
+    (raw / "tumor_002.tif.npy").write_bytes((raw / "test_114.tif.npy").read_bytes()[:500])
+    # The first by name decides how many features a tile has.
+    (raw / "normal_001.tif.npy").rename(raw / "tumor_111.tif.npy")
+    np.save(raw / "normal_001.tif.npy", rng.normal(size=(1, 768)).astype(np.float32))
+    folder = Prepared(prepare(raw, tmp_path / "to", show_progress=False))
+    assert [item.id for item in folder.items] == ["normal_001", "test_114", "tumor_001"]
+    np.testing.assert_array_equal(folder.array("tumor_001", "features"), given["Tumor_001"])
+    assert folder.parameters == {"encoder": "given", "dimension": 768}
+    assert {name: why.partition(": ")[0] for name, why in folder.failed.items()} == {
+        "normal_002": "normal_002.tif.npy has no tile",
+        "normal_003": "normal_003.tif.npy has features that are not finite",
+        "normal_004": "normal_004.tif.npy is no array of features",
+        "patient": "'patient' is not the name of a slide of Camelyon16",
+        "tumor_002": "tumor_002.tif.npy is no array of features",
+        "tumor_111": "tumor_111.tif.npy has 5 features a tile, others have 768",
+    }
+    data = FedCamelyon16(center=1, train=False, data_path=tmp_path / "to", flamby_compatible=True)
+    assert (data.slides, data.labels, data[0][0].shape) == (["test_114"], [0], (5, 768))
+    assert FedCamelyon16(center=1, train=False, data_path=tmp_path / "to").labels == [1]

@@ -139,5 +139,11 @@ def collate_fn(batch: Sequence[Sample], max_tiles: int = MAX_TILES) -> tuple[Ten
     Of each slide the first ``max_tiles`` tiles in permuted order; n is the largest number of tiles of a slide in the
     batch, and shorter ones end with rows of zeros, to which the baseline gives no attention.
     """
-    bags = [x[torch.from_numpy(order[:max_tiles])] for x, _, order in batch]
-    return torch.nn.utils.rnn.pad_sequence(bags, batch_first=True), torch.stack([y for _, y, _ in batch])
+    longest = min(max(len(order) for _, _, order in batch), max_tiles)
+    first = batch[0][0]
+    bags = first.new_zeros(len(batch), longest, first.shape[1])
+    for bag, (x, _, order) in zip(bags, batch, strict=True):
+        chosen = torch.from_numpy(order[:max_tiles])
+        # Straight to its place: a batch can be a gigabyte, which should not be copied twice.
+        torch.index_select(x, 0, chosen, out=bag[: len(chosen)])
+    return bags, torch.stack([y for _, y, _ in batch])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from polyclinic.datasets.fed_camelyon16.annotations import find_annotations, read_annotations, tumour_fraction
 from polyclinic.datasets.fed_camelyon16.encoders import LoadedEncoder, load_encoder
+from polyclinic.datasets.fed_camelyon16.flamby_features import dimension_of, find_features, read_features
 from polyclinic.datasets.fed_camelyon16.slides import CENTERS, HOW_TO_GET_IT, find_slides, slide_of
 from polyclinic.datasets.fed_camelyon16.tiling import MPP, TILE, TISSUE, Grid, grid_of, open_slide, tiles
 from polyclinic.datasets.preparation import Item, Preparation, ensure, run_preparation
@@ -41,7 +42,8 @@ def prepare(
     """Prepares raw slides, or goes on with a preparation that was interrupted; finished slides are not done again.
 
     Args:
-        source: the folder in which the slides lie side by side, or one with such a folder ``images``.
+        source: the folder in which the slides lie side by side, or one with such a folder ``images``; or a folder
+            of features that FLamby made, which are taken as they are.
         to: the folder for the features; 8 kB a tile, 50 GB for all slides.
         flamby_compatible: changes nothing here: what differs from FLamby is decided when the features are loaded.
         encoder: "resnet50" or "phikon", see `encoders`.
@@ -56,7 +58,7 @@ def prepare(
         ConfigError: no such encoder, or one whose weights have to be given.
         DatasetError: not one slide can be read, or ``to`` holds data that were prepared in another way.
     """
-    preparation = _preparation(Path(source), load_encoder(encoder, weights), encoder, annotations)
+    preparation = _preparation(Path(source), encoder, weights, annotations)
     return run_preparation(preparation, to, workers=workers, show_progress=show_progress)
 
 
@@ -79,15 +81,11 @@ def ensure_prepared(
     if data_path is not None and (Path(data_path) / MANIFEST).is_file():
         read_manifest(Path(data_path), NAME)
         return Path(data_path)
-    if data_path is None or not Path(data_path).exists():
-        return ensure(data_path, _never, dataset=NAME, parameters={}, how_to_get_it=HOW_TO_GET_IT)
-    find_slides(Path(data_path))  # before weights are fetched for nothing
-    loaded = load_encoder(encoder, weights)
     return ensure(
         data_path,
-        lambda path: _preparation(path, loaded, encoder, None),
+        lambda path: _preparation(path, encoder, weights, None),
         dataset=NAME,
-        parameters=_parameters(encoder, loaded),
+        parameters={},  # not looked at: prepared folders do not come here
         how_to_get_it=HOW_TO_GET_IT,
         suffix="" if encoder == "resnet50" else f"-{encoder}",
         to=to,
@@ -96,19 +94,14 @@ def ensure_prepared(
     )
 
 
-def _never(path: Path) -> Preparation:
-    raise DatasetError(f"there is no {path}", to_do=HOW_TO_GET_IT)
-
-
-def _parameters(encoder: str, loaded: LoadedEncoder) -> dict[str, Any]:
-    return {"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE}
-
-
-def _preparation(source: Path, loaded: LoadedEncoder, encoder: str, annotations: str | Path | None) -> Preparation:
+def _preparation(source: Path, encoder: str, weights: str | Path | None, annotations: str | Path | None) -> Preparation:
+    if features := find_features(source):
+        return _of_features(features)
     files = find_slides(source)
     outlines: dict[str, Path] = {}
     if annotations is not None or (source / "annotations").is_dir():
         outlines = find_annotations(Path(annotations or source / "annotations"))
+    loaded = load_encoder(encoder, weights)
 
     def work(item: Item) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         slide_of(item.id)
@@ -116,7 +109,7 @@ def _preparation(source: Path, loaded: LoadedEncoder, encoder: str, annotations:
 
     return Preparation(
         dataset=NAME,
-        parameters=_parameters(encoder, loaded),
+        parameters={"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE},
         items=[
             Item(name, tuple(p.stat().st_size for p in (path, outlines.get(name)) if p is not None), _facts(name))
             for name, path in files.items()
@@ -125,6 +118,25 @@ def _preparation(source: Path, loaded: LoadedEncoder, encoder: str, annotations:
         libraries=("numpy", "openslide-python", "pillow", "scikit-image", "torch"),
         bytes_an_item=_BYTES_A_SLIDE if _is_large(files) else 0,
         label="Tiling slides",
+    )
+
+
+def _of_features(files: dict[str, Path]) -> Preparation:
+    """Features that FLamby made are taken as they are; of their tiles nothing is known."""
+    dimension = dimension_of(next(iter(files.values())))
+
+    def work(item: Item) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        slide_of(item.id)
+        features = read_features(files[item.id], dimension)
+        return {"features": features}, {"num_tiles": len(features)}
+
+    return Preparation(
+        dataset=NAME,
+        parameters={"encoder": "given", "dimension": dimension},
+        items=[Item(name, (path.stat().st_size,), _facts(name)) for name, path in files.items()],
+        work=work,
+        bytes_an_item=max(path.stat().st_size for path in files.values()),
+        label="Reading features",
     )
 
 

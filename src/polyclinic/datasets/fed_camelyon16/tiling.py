@@ -163,8 +163,12 @@ def shows_tissue(tile: NDArray[np.uint8]) -> bool:
     grey: Grey = rgb2gray(tile)
     if (grey.mean() > 0.9 and grey.std() < 0.09) or grey.std() < 1e-3:
         return False
-    tissue = binary_fill_holes(binary_dilation(grey < threshold_otsu(grey), disk(2)))  # type: ignore[no-untyped-call]
-    return bool(tissue.mean() > TISSUE)
+    tissue = grey < threshold_otsu(grey)  # type: ignore[no-untyped-call]
+    # Each step only adds tissue, and the next ones take ten times as long.
+    if tissue.mean() > TISSUE:
+        return True
+    tissue = binary_dilation(tissue, disk(2))  # type: ignore[no-untyped-call]
+    return bool(tissue.mean() > TISSUE or binary_fill_holes(tissue).mean() > TISSUE)
 
 
 def tiles(slide: Any, grid: Grid) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
