@@ -254,3 +254,20 @@ def test_the_hazard_learns_nothing_from_test_data(tmp_path):
     name = "integrated_brier@100"
     alone, with_loss = (experiment.evaluate(metrics=metrics) for metrics in ([name], ["loss", name]))
     assert alone.pooled[name] == with_loss.pooled[name]
+
+
+def test_on_the_real_table_the_likelihood_is_that_of_lifelines(shared):
+    lifelines = pytest.importorskip("lifelines")
+    from polyclinic.datasets.fed_tcga_brca import FEATURES, FedTcgaBrca
+
+    path = shared / "data" / "flamby_meta" / "fed_tcga_brca"
+    parts = [FedTcgaBrca(center=k, data_path=path, dtype=torch.float64).tensors for k in range(6)]
+    # Three columns that are not copies of others; ages in years, as they stand.
+    columns = [FEATURES.index(name) for name in ("age_at_index", "ajcc_pathologic_n_N1", "ajcc_pathologic_t_T3")]
+    x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    x, center = x[:, columns], torch.repeat_interleave(torch.arange(6), torch.tensor([len(y) for _, y in parts]))
+    for strata in (None, center):
+        extra = {} if strata is None else {"s": strata.numpy()}
+        fitted = lifelines.CoxPHFitter(strata=list(extra) or None).fit(frame(x, y, **extra), "T", "E")
+        scores = x @ torch.tensor(fitted.params_.to_numpy())
+        assert -len(y) * CoxLoss()(scores, y, strata=strata).item() == pytest.approx(fitted.log_likelihood_, rel=1e-9)

@@ -52,12 +52,12 @@ class Split:
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.method} {number}" for number in range(len(self.centers)))
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Writes ``split.json``; one that is there is not replaced, since nodes may use it."""
-        path = folder / SPLIT_FILE
+        path = Path(folder) / SPLIT_FILE
         if path.exists():
             raise ConfigError(f"there is a {path} already", to_do="choose another folder, nodes may use this one")
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"format": _FORMAT} | vars(self)) + "\n", encoding="utf-8")
         return path
 

@@ -9,12 +9,7 @@ import pydicom
 import pytest
 
 from polyclinic.datasets.fed_lidc_idri import FedLidcIdri, ensure_prepared, prepare
-from polyclinic.datasets.fed_lidc_idri.prepare import (
-    hounsfield,
-    hounsfield_as_flamby,
-    to_one_mm,
-    to_one_mm_as_flamby,
-)
+from polyclinic.datasets.fed_lidc_idri.prepare import hounsfield, hounsfield_as_flamby
 from polyclinic.datasets.prepared import Prepared
 from polyclinic.errors import DatasetError
 
@@ -51,26 +46,6 @@ def test_nodules_have_their_place_size_and_readers(prepared):
     assert 0.5 < whole.sum() / (4 / 3 * np.pi * 5.0**3) < 2.2
     assert image[13, 14, 16] > -100
     assert image[24, 24, 5] < -700
-
-
-def test_one_mm_equals_scikit_image_away_from_the_border():
-    rng = np.random.default_rng(0)
-    volume = rng.normal(-500, 300, (21, 18, 9)).astype(np.float32)
-    for spacing in ((0.7, 0.7, 2.5), (0.9, 0.9, 0.6), (1.0, 1.0, 1.0)):
-        ours, theirs = to_one_mm(volume, spacing), to_one_mm_as_flamby(volume, spacing)
-        assert ours.shape == theirs.shape == tuple(round(n * mm) for n, mm in zip(volume.shape, spacing, strict=True))
-        inner = (slice(2, -2),) * 3
-        np.testing.assert_allclose(ours[inner], theirs[inner], atol=0.05)
-    # Beyond the middle of the last voxel theirs is mixed with 0 HU.
-    lung = np.full((7, 7, 7), -1000, dtype=np.float32)
-    lung[3, 3, 3] = 0
-    assert to_one_mm(lung, (2.0, 2.0, 2.0))[0, 0, 0] == -1000
-    assert to_one_mm_as_flamby(lung, (2.0, 2.0, 2.0))[0, 0, 0] > -600
-
-
-def test_a_size_that_is_half_a_voxel_is_rounded_in_the_same_way():
-    volume = np.zeros((5, 3, 2), dtype=np.float32)
-    assert to_one_mm(volume, (0.5, 0.5, 0.75)).shape == to_one_mm_as_flamby(volume, (0.5, 0.5, 0.75)).shape == (2, 2, 2)
 
 
 def test_hounsfield_units():

@@ -97,7 +97,7 @@ def _extent(image: Tensor) -> tuple[int, int, int]:
     ends = []
     for axis in range(3):
         others = [other for other in range(3) if other != axis]
-        planes = filled.amax(dim=others).nonzero()
+        planes = filled.any(dim=others).nonzero()
         # A volume of nothing but zeros is left as it is.
         ends.append(int(planes[-1]) + 1 if len(planes) else image.shape[axis + 1])
     return ends[0], ends[1], ends[2]

@@ -33,6 +33,7 @@ from polyclinic.datasets.fed_kits19.resample import (
 from polyclinic.datasets.fed_kits19.volume import read_case
 from polyclinic.datasets.preparation import Item, Preparation, ensure, run_preparation
 from polyclinic.datasets.prepared import MANIFEST, read_manifest, require_same_parameters
+from polyclinic.datasets.prepared_files import write_text
 from polyclinic.errors import ConfigError, DatasetError
 
 DATASET = "fed_kits19"
@@ -218,7 +219,7 @@ def _measured(cases: Sequence[Case], to: Path, kind: str, workers: int | None) -
     intensity = intensity_of(chosen, workers)
     if os.access(to.parent if not to.exists() else to, os.W_OK):
         to.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"files": files, "intensity": asdict(intensity)}) + "\n", encoding="utf-8")
+        write_text(kept, json.dumps({"files": files, "intensity": asdict(intensity)}) + "\n")
     return intensity
 
 
