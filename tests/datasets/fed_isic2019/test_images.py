@@ -85,6 +85,19 @@ def test_the_shorter_side_is_as_asked_for(size, side, expected):
     assert prepare_image(jpeg(image), shorter_side=side).shape == (*expected, 3)
 
 
+def test_pixels_are_bilinear_means_as_torch_has_them():
+    import torch
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    content = jpeg(np.kron(rng.integers(0, 256, (15, 20, 3)), np.ones((6, 6, 1))).astype(np.uint8))
+    whole = torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).permute(2, 0, 1)[None].float()
+    small = torch.nn.functional.interpolate(whole, (36, 48), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    expected = np.clip(by_formula(small.numpy()), 0, 255)
+    # Pillow rounds once after each axis, and the colours then multiply that by up to a third.
+    assert np.abs(prepare_image(content, shorter_side=36) - expected).max() < 3
+
+
 def test_as_flamby_some_sizes_lose_a_pixel():
     image = jpeg(np.full((401, 500, 3), 120, dtype=np.uint8))
     assert prepare_image(image).shape[0] == 224

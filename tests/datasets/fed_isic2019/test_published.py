@@ -70,6 +70,7 @@ def test_flambys_split_is_by_image_so_that_lesions_are_in_both_folds(shared):
     [
         ("BCN_0000123", None, "BCN"),
         ("MSK4_0012345", None, "MSK"),
+        ("MSK1_0012345", None, None),
         ("HAM_0000118", "rosendahl", "HAM_rosendahl"),
         ("HAM_0000118", None, None),
         ("HAM_0000118", "elsewhere", None),
