@@ -64,7 +64,7 @@ def add_dataset(
     ] = False,
     test_fraction: Annotated[float | None, typer.Option(help="tabular, images: default 0.2.")] = None,
     seed: Annotated[int | None, typer.Option(help="tabular, images: of the split.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="H,W", help="images: resize to this.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="images: resize to this.")] = None,
     channels: Annotated[int | None, typer.Option(help="images: 1 or 3.")] = None,
     patient_pattern: Annotated[
         str | None, typer.Option(help="images: a regular expression whose group 1 in a file's name is the patient.")
@@ -83,7 +83,7 @@ def add_dataset(
 
     `polyclinic node add-dataset cleveland tabular --path cleveland.csv --target num --tags heart`
 
-    `polyclinic node add-dataset derma images --path photos --size 64,64 --tags skin`
+    `polyclinic node add-dataset derma images --path photos --size 64x64 --tags skin`
 
     `polyclinic node add-dataset guys federated --module fed_ixi --center 0 --path ixi --tags ixi`
 
