@@ -31,8 +31,8 @@ CARD = Card(
     extra="imaging",
 )
 
-# The publisher has told this form of the images' names in an issue of the repository (neheller/kits19, number 62). There
-# are also "interpolated_" ones, in an older get_imaging.py; those belong to the labels of the branch of that name.
+# The publisher gives this form of the images' names in an issue of the repository (neheller/kits19, number 62). The
+# host has "interpolated_" ones too, for the branch of that name; labels are taken from the branch master.
 _IMAGES = "https://kits19.sfo2.digitaloceanspaces.com/master_{number:05d}.nii.gz"
 _LABELS = "https://raw.githubusercontent.com/neheller/kits19/master/data/{case}/segmentation.nii.gz"
 _BY_HAND = (
