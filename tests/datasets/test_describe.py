@@ -100,6 +100,27 @@ def test_images_of_classes_and_shapes_that_vary():
     assert "3 x 4 x 5 and 3 more" in text_of(found)
 
 
+def test_large_samples_are_looked_at_one_by_one():
+    import tracemalloc
+
+    shape = (1, 64, 64, 64)
+    dataset = dataset_of(lambda *_: range(8))
+
+    class Scans(dataset.fed_class):
+        def __getitem__(self, index):
+            # numpy's memory is traced, torch's is not.
+            return np.full(shape, index, dtype=np.float32), np.zeros(shape, dtype=np.uint8)
+
+    dataset.fed_class = Scans
+    tracemalloc.start()
+    found = describe(dataset)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.images[0].means.tolist() == [*range(8)] * 2
+    # One of the 48 samples, and what its median and its deviation take.
+    assert peak < 6 * 4 * 64**3
+
+
 def test_a_regression_target_and_features_without_names():
     rng = np.random.default_rng(0)
 

@@ -92,7 +92,7 @@ def read_features(dataset: Any) -> Array | None:
         return np.asarray(x, dtype=np.float64).reshape(len(x), -1) if x.ndim <= 2 else None
     if not len(dataset) or np.ndim(first := _entry(dataset[0], 0)) != 1 or len(first) > _MOST_FEATURES:
         return None
-    return np.stack([_entry(dataset[row], 0) for row in range(len(dataset))])
+    return np.stack([_entry(dataset[row], 0).astype(np.float64) for row in range(len(dataset))])
 
 
 def some_rows(num_rows: int, most: int | None) -> list[int]:
@@ -124,11 +124,11 @@ def _raw_targets(dataset: Any, most: int | None) -> tuple[Array, bool]:
     for row in some_rows(len(dataset), most):
         target = _entry(dataset[row], -1)
         is_mask = target.size > _LARGEST_TARGET
-        rows.append(np.array([foreground(target)]) if is_mask else target.reshape(-1))
+        rows.append(np.array([foreground(target)]) if is_mask else target.reshape(-1).astype(np.float64))
     return np.stack(rows) if rows else np.zeros((0, 1)), is_mask
 
 
-def _entry(sample: Any, place: int) -> Array:
+def _entry(sample: Any, place: int) -> NDArray[Any]:
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         raise DatasetError(
             f"a sample is {type(sample).__name__}, not a tuple (input, …, target)",
@@ -136,7 +136,7 @@ def _entry(sample: Any, place: int) -> Array:
         )
     # The second of three is the target of a sample that brings more, as a bag of tiles with their order does.
     found = sample[place] if place == 0 or len(sample) == 2 else sample[1]
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(found)
 
 
 def _is_survival(values: Array) -> bool:

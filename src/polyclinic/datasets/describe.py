@@ -195,14 +195,16 @@ def _group_counts(targets: Sequence[Targets]) -> tuple[list[str], NDArray[np.int
 
 
 def _image_statistics(pair: tuple[Any, Any], most: int) -> ImageStatistics:
-    inputs = [np.asarray(part[row][0], dtype=np.float64) for part in pair for row in some_rows(len(part), most)]
-    return ImageStatistics(
-        num_read=len(inputs),
-        shapes=tuple(sorted({x.shape for x in inputs})),
-        means=np.array([x.mean() for x in inputs]),
-        medians=np.array([np.median(x) for x in inputs]),
-        stds=np.array([x.std() for x in inputs]),
-    )
+    shapes: set[tuple[int, ...]] = set()
+    numbers: list[tuple[float, float, float]] = []
+    # One at a time and as they are: a sample may be all patches of a scan, some hundred megabytes.
+    for part in pair:
+        for row in some_rows(len(part), most):
+            x = np.asarray(part[row][0])
+            shapes.add(x.shape)
+            numbers.append((float(x.mean(dtype=np.float64)), float(np.median(x)), float(x.std(dtype=np.float64))))
+    means, medians, stds = np.array(numbers).reshape(-1, 3).T
+    return ImageStatistics(len(numbers), tuple(sorted(shapes)), means, medians, stds)
 
 
 def _origins(dataset: ArtificialDataset, path: Path | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
