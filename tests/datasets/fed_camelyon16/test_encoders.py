@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from polyclinic.datasets.fed_camelyon16 import weights as weights_module
+from polyclinic.datasets import weights as weights_module
 from polyclinic.datasets.fed_camelyon16.encoders import ENCODERS, load_encoder, to_input
 from polyclinic.datasets.fed_camelyon16.resnet import ResNet50
 from polyclinic.datasets.fed_camelyon16.vit import VisionTransformer
-from polyclinic.errors import ConfigError, DatasetError, DownloadError
+from polyclinic.errors import ConfigError, DownloadError
 
 SMALL_VIT = {"width": 24, "num_layers": 2, "num_heads": 3, "hidden": 40, "image": 32, "patch": 8}
 
@@ -155,7 +155,8 @@ def test_weights_come_from_the_hub_into_torchs_cache_once(two, tiles, tmp_path, 
     torch.save(two.state_dict(), content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()
     name = f"resnet50-{digest[:8]}.pth"
-    monkeypatch.setitem(ENCODERS, "resnet50", replace(ENCODERS["resnet50"], file_name=name))
+    published = replace(ENCODERS["resnet50"].published, file_name=name)
+    monkeypatch.setitem(ENCODERS, "resnet50", replace(ENCODERS["resnet50"], published=published))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     asked = []
 
@@ -173,6 +174,7 @@ def test_weights_come_from_the_hub_into_torchs_cache_once(two, tiles, tmp_path, 
     np.testing.assert_array_equal(loaded(tiles), given(tiles))
     # Other bytes under this name are refused, and do not stay.
     content.write(b"more")
+    (tmp_path / "checkpoints" / name).unlink()
     with pytest.warns(UserWarning, match="gave other bytes"):
         assert load_encoder().weights == "random, seed 0"
     assert not (tmp_path / "checkpoints" / name).exists()
@@ -183,6 +185,7 @@ def test_without_a_network_weights_are_random_and_that_is_said(two, tiles, tmp_p
         raise DownloadError("no network")
 
     monkeypatch.setattr(weights_module, "fetch", fetch)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"features come from random weights.*no network.*--weights FILE"):
         loaded = load_encoder()
@@ -220,24 +223,24 @@ def test_bad_weights_are_refused(two, tmp_path):
     with pytest.raises(ConfigError, match="no encoder 'resnet5'") as caught:
         load_encoder("resnet5")
     assert "did you mean 'resnet50'?" in str(caught.value)
-    with pytest.raises(DatasetError, match=r"weights .*none\.pth cannot be read"):
+    with pytest.raises(ConfigError, match=r"weights .*none\.pth cannot be read"):
         load_encoder("resnet50", tmp_path / "none.pth")
     for name in ("bad.pth", "bad.safetensors"):
         (tmp_path / name).write_bytes(b"no weights at all, but a few bytes")
-        with pytest.raises(DatasetError, match=rf"bad\.{name[4:]} is no file of weights"):
+        with pytest.raises(ConfigError, match=rf"bad\.{name[4:]} is no file of weights"):
             load_encoder("resnet50", tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(DatasetError, match="something else than named tensors"):
+    with pytest.raises(ConfigError, match="something else than named tensors"):
         load_encoder("resnet50", tmp_path / "list.pth")
     for change, message in (
         ({"last.weight": torch.zeros(2, 3)}, "another shape of 'last.weight'"),
         ({"extra.weight": torch.zeros(2)}, "an unknown 'extra.weight'"),
     ):
         torch.save(two.state_dict() | change, tmp_path / "other.pth")
-        with pytest.raises(DatasetError, match=f"weights of another network: it has {message}"):
+        with pytest.raises(ConfigError, match=f"weights of another network: it has {message}"):
             load_encoder("resnet50", tmp_path / "other.pth")
     torch.save({"last.weight": torch.zeros(5, 3)}, tmp_path / "part.pth")
-    with pytest.raises(DatasetError, match=r"it lacks 'norm\.weight' and 4 more"):
+    with pytest.raises(ConfigError, match=r"it lacks 'norm\.weight' and 4 more"):
         load_encoder("resnet50", tmp_path / "part.pth")
 
 
@@ -247,6 +250,6 @@ def test_a_file_of_weights_runs_no_code(two, tmp_path):
             return (tmp_path.joinpath("ran").touch, ())
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(DatasetError, match="is no file of weights"):
+    with pytest.raises(ConfigError, match="is no file of weights"):
         load_encoder("resnet50", tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
+from polyclinic.datasets import weights as weights_module
 from polyclinic.datasets.fed_isic2019 import METRIC, Baseline, BaselineLoss, get_nb_max_rounds, metric
-from polyclinic.datasets.fed_isic2019 import weights as weights_module
-from polyclinic.datasets.fed_isic2019.weights import FILE_NAME
+from polyclinic.datasets.fed_isic2019 import model as model_module
 from polyclinic.errors import ConfigError, DownloadError
 
 
@@ -28,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
     torch.manual_seed(1)
     state = EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=1000).state_dict()
-    path = tmp_path_factory.mktemp("weights") / FILE_NAME
+    path = tmp_path_factory.mktemp("weights") / "efficientnet-b0-355c32eb.pth"
     renamed = {}
     for key, value in state.items():
         parts = key.split(".")
@@ -95,7 +96,9 @@ def test_the_last_layer_starts_as_torchs_do(model):
 
 
 def test_without_memory_nothing_is_looked_for(monkeypatch):
-    monkeypatch.setattr("polyclinic.datasets.fed_isic2019.model.find_weights", lambda: pytest.fail("looked for"))
+    monkeypatch.setattr(
+        "polyclinic.datasets.fed_isic2019.model.find_weights", lambda published: pytest.fail("looked for")
+    )
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in Baseline().parameters()) == 4_017_796
 
@@ -129,12 +132,12 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         Baseline(weights=tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is no file of weights"):
         Baseline(weights=tmp_path / "text.pth")
-    for number, content in enumerate(({"other": torch.zeros(3)}, [1, 2])):
-        torch.save(content, tmp_path / f"{number}.pth")
-        with pytest.raises(ConfigError, match=r"are not of EfficientNet-B0: \d+ of 360 tensors"):
-            Baseline(weights=tmp_path / f"{number}.pth")
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
+    # 360 tensors, without the last layer's two and 49 counts of batches.
+    with pytest.raises(ConfigError, match=r"of another network: it lacks '_conv_stem\.weight' and 308 more"):
+        Baseline(weights=tmp_path / "other.pth")
 
 
 def test_weights_from_the_folder_that_the_environment_names(checkpoint, monkeypatch, model, tmp_path):
@@ -142,7 +145,7 @@ def test_weights_from_the_folder_that_the_environment_names(checkpoint, monkeypa
     monkeypatch.setenv("POLYCLINIC_WEIGHTS", str(checkpoint.parent))
     assert same(backbone(Baseline()), backbone(Baseline(weights=checkpoint)))
     monkeypatch.setenv("POLYCLINIC_WEIGHTS", str(tmp_path))
-    with pytest.warns(UserWarning, match="starts from random weights.*POLYCLINIC_WEIGHTS is"):
+    with pytest.warns(UserWarning, match="starts from random weights.*which POLYCLINIC_WEIGHTS names"):
         Baseline()
     monkeypatch.setenv("POLYCLINIC_WEIGHTS", "none")
     Baseline()
@@ -174,15 +177,16 @@ def test_weights_from_the_hub_are_kept_in_torchs_cache(no_cache, checkpoint, mon
     monkeypatch.setattr(weights_module, "fetch", fetch)
     with pytest.warns(UserWarning, match="gave other bytes"):
         Baseline()
-    assert not (no_cache / FILE_NAME).exists()
+    assert not (no_cache / "efficientnet-b0-355c32eb.pth").exists()
 
     monkeypatch.setattr(weights_module, "_given_up", {})
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    monkeypatch.setattr(weights_module, "_SHA256_BEGINS", digest[:8])
+    named = replace(model_module.WEIGHTS, file_name=f"efficientnet-b0-{digest[:8]}.pth")
+    monkeypatch.setattr(model_module, "WEIGHTS", named)
     for _ in range(2):
         assert same(backbone(Baseline()), backbone(Baseline(weights=checkpoint)))
     assert len(asked) == 2
-    assert asked[0].endswith(f"/{FILE_NAME}")
+    assert asked[0].endswith("/efficientnet-b0-355c32eb.pth")
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from polyclinic.datasets.fed_camelyon16.resnet import ResNet50
 from polyclinic.datasets.fed_camelyon16.vit import VisionTransformer
-from polyclinic.datasets.fed_camelyon16.weights import find_weights, load_weights
-from polyclinic.errors import ConfigError, DatasetError, nearest
+from polyclinic.datasets.weights import PublishedWeights, find_weights, load_weights
+from polyclinic.errors import ConfigError, nearest
 
 RANDOM = "random"
 _SEED = 0
@@ -40,36 +40,43 @@ class Encoder:
     Args:
         make: builds it.
         resize: tiles are brought to this size, and 224 pixels in the middle are kept; None leaves them as they are.
-        file_name: what the file of its weights is called.
-        url: where it is to be had without asking anybody; "" when there is no such place.
-        not_needed: beginnings of names that are in the published weights and not in the network.
-        get_weights: what a person does to have the weights as a file.
+        published: its weights.
     """
 
     make: Callable[[], nn.Module]
     resize: int | None
-    file_name: str
-    url: str
-    not_needed: tuple[str, ...]
-    get_weights: str
+    published: PublishedWeights
 
 
+_WITHOUT = "features come from random weights and are of little use"
 ENCODERS: dict[str, Encoder] = {
     "resnet50": Encoder(
         ResNet50,
         256,
-        "resnet50-0676ba61.pth",
-        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-        ("fc.",),
-        "download https://download.pytorch.org/models/resnet50-0676ba61.pth and give it as --weights FILE",
+        PublishedWeights(
+            file_name="resnet50-0676ba61.pth",
+            url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            without=_WITHOUT,
+            get_weights=(
+                "download https://download.pytorch.org/models/resnet50-0676ba61.pth and give it as --weights FILE"
+            ),
+            not_needed=("fc.",),
+        ),
     ),
     "phikon": Encoder(
         VisionTransformer,
         None,
-        "phikon.safetensors",
-        "",
-        ("pooler.",),
-        "read the licence at https://huggingface.co/owkin/phikon and give its model.safetensors as --weights FILE",
+        PublishedWeights(
+            file_name="phikon.safetensors",
+            url="",
+            without=_WITHOUT,
+            get_weights=(
+                "read the licence at https://huggingface.co/owkin/phikon and give its model.safetensors as "
+                "--weights FILE"
+            ),
+            prefix="vit.",
+            not_needed=("pooler.",),
+        ),
     ),
 }
 
@@ -117,14 +124,14 @@ def load_encoder(name: str = "resnet50", weights: str | Path | None = None) -> L
             random ones with a warning when they cannot be had.
 
     Raises:
-        ConfigError: no such encoder, or one whose weights have to be given.
-        DatasetError: the file cannot be read, or holds weights of another network.
+        ConfigError: no such encoder, or one whose weights have to be given; the file cannot be read, or holds weights
+            of another network.
     """
     if name not in ENCODERS:
         raise ConfigError(f"there is no encoder {name!r}", to_do=nearest(name, ENCODERS))
     encoder = ENCODERS[name]
     if weights is None:
-        path = find_weights(encoder.file_name, encoder.url, encoder.get_weights)
+        path = find_weights(encoder.published)
     else:
         path = None if str(weights) == RANDOM else Path(weights)
     with torch.random.fork_rng(devices=[]):
@@ -132,12 +139,7 @@ def load_encoder(name: str = "resnet50", weights: str | Path | None = None) -> L
         network = encoder.make()
     if path is None:
         return LoadedEncoder(network, encoder.resize, f"random, seed {_SEED}")
-    try:
-        with path.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        load_weights(network, path, encoder.not_needed, encoder.get_weights)
-    except OSError as err:
-        raise DatasetError(
-            f"the weights {path} cannot be read: {err.strerror or err}", to_do=encoder.get_weights
-        ) from err
+    load_weights(network, path, encoder.published)
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return LoadedEncoder(network, encoder.resize, digest)

@@ -6,16 +6,38 @@ stochastic depth up to 0.2. Its "same" padding is that of 224 x 224 pixels, what
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from polyclinic.datasets.fed_isic2019.published import CLASSES
-from polyclinic.datasets.fed_isic2019.weights import find_weights, load_weights
+from polyclinic.datasets.weights import FOLDER_VARIABLE, PublishedWeights, find_weights, load_weights
 from polyclinic.errors import ConfigError
 
 _FEATURES = 1280
+_FILE_NAME = "efficientnet-b0-355c32eb.pth"
+
+
+def _published_name(name: str) -> str:
+    # Blocks are numbered through in the usual checkpoint, and grouped by stage in MONAI's network: as MONAI's
+    # own loader does, the group is left out.
+    return re.sub(r"^_blocks\.\d+\.", "_blocks.", name)
+
+
+WEIGHTS = PublishedWeights(
+    file_name=_FILE_NAME,
+    url=f"https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/{_FILE_NAME}",
+    without="EfficientNet-B0 starts from random weights, not from those of ImageNet",
+    get_weights=(
+        f"put {_FILE_NAME} into a folder and set {FOLDER_VARIABLE} to it; or to none for random weights on purpose, as "
+        "at a node, where the experiment's weights replace them"
+    ),
+    prefix="base_model.",
+    own_head=("_fc.",),
+    published_name=_published_name,
+)
 
 
 class Baseline(nn.Module):
@@ -47,9 +69,9 @@ class Baseline(nn.Module):
         # built without memory, to count its parameters, has no place for them.
         if torch.get_default_device().type == "meta":
             return
-        found = Path(weights) if weights is not None else (find_weights() if pretrained else None)
+        found = Path(weights) if weights is not None else (find_weights(WEIGHTS) if pretrained else None)
         if found is not None:
-            load_weights(self.base_model, found)
+            load_weights(self.base_model, found, WEIGHTS)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.base_model(x)
