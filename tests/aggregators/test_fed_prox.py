@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from polyclinic.aggregators import FedAverage, FedProx
+from polyclinic.aggregators.aggregator import LocalRound
 from polyclinic.aggregators.fed_prox import ProximalTerm
 from polyclinic.errors import ConfigError
 
@@ -19,6 +20,11 @@ def network(dtype=torch.float64):
     return net
 
 
+def local_round(parameters, sent, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(parameters.values(), lr=0.1)
+    return LocalRound(parameters=parameters, sent=sent, optimizer=optimizer, round=1)
+
+
 def batches(dtype=torch.float64):
     rng = np.random.default_rng(7)
     return [(torch.tensor(rng.standard_normal((6, 4)), dtype=dtype), torch.ones(6, 1, dtype=dtype)) for _ in range(5)]
@@ -29,7 +35,7 @@ def train(net, mu, *, by_rule, dtype=torch.float64, **optimizer_settings):
     start = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, **optimizer_settings)
     rule = ProximalTerm({"mu": mu})
-    rule.begin(dict(net.named_parameters()), start)
+    rule.begin(local_round(dict(net.named_parameters()), start, optimizer))
     for x, y in batches(dtype):
         loss = F.binary_cross_entropy_with_logits(net(x), y)
         if not by_rule:
@@ -62,7 +68,7 @@ def test_mu_0_leaves_gradients_untouched_to_the_bit():
     parameter = torch.nn.Parameter(torch.tensor([1.0, math.inf]))
     parameter.grad = torch.tensor([-0.0, 3.0])
     rule = ProximalTerm({"mu": 0})
-    rule.begin({"w": parameter}, {"w": torch.zeros(2)})
+    rule.begin(local_round({"w": parameter}, {"w": torch.zeros(2)}))
     rule.adjust_gradients()
     assert parameter.grad.tolist() == [0.0, 3.0]
     assert math.copysign(1, parameter.grad[0].item()) == -1
@@ -72,7 +78,7 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     used, unused = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     used.grad = torch.zeros(1)
     rule = ProximalTerm({"mu": 0.5})
-    rule.begin({"used": used, "unused": unused}, {"used": torch.zeros(1), "unused": torch.zeros(1)})
+    rule.begin(local_round({"used": used, "unused": unused}, {"used": torch.zeros(1), "unused": torch.zeros(1)}))
     rule.adjust_gradients()
     assert used.grad.tolist() == [0.5]
     assert unused.grad is None
@@ -103,3 +109,21 @@ def test_it_averages_as_fed_average():
     assert (aggregator.local_rule.name, aggregator.local_rule.numbers) == ("proximal", {"mu": 0.1})
     with pytest.raises(ConfigError, match="unknown weights 'x'"):
         FedProx(0.1, weights="x")
+
+
+def test_a_layer_of_the_nodes_own_is_not_held():
+    shared, own = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    rule = ProximalTerm({"mu": 1.0})
+    rule.begin(
+        LocalRound(
+            parameters={"shared": shared, "own": own},
+            sent={"shared": torch.zeros(2), "own": torch.zeros(2)},
+            optimizer=torch.optim.SGD([shared, own], lr=0.1),
+            round=1,
+            local_layers=frozenset({"own"}),
+        )
+    )
+    (shared.sum() + own.sum()).backward()
+    rule.adjust_gradients()
+    assert shared.grad.tolist() == [2, 2]
+    assert own.grad.tolist() == [1, 1]

@@ -4,7 +4,7 @@ from polyclinic.node.experiment_state import ExperimentState
 
 
 def value(state):
-    return None if state is None else state["x"].item()
+    return None if state is None else state.tensors["x"].item()
 
 
 def kept(folder, *rounds):

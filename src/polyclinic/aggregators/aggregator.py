@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,13 @@ class Aggregator(ABC):
 
     A round is `begin`, then `add` once a node, in the order of node ids, then `finish`. Updates are added as they
     come, so memory does not grow with the number of nodes. An update's tensors are only valid during `add`.
+
+    Attributes:
+        buffers: the names of the model's tensors that are no parameters: BatchNorm statistics and counters. Rules
+            that divide or extrapolate must leave them to a plain mean: a variance may not become negative.
     """
+
+    buffers: frozenset[str] = frozenset()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -31,9 +38,24 @@ class Aggregator(ABC):
         """What the nodes do differently from plain training; None: nothing."""
         return None
 
+    def local_layers(self, plan: torch.nn.Module) -> Collection[str]:  # noqa: ARG002
+        """The names of tensors of the plan that each node trains and keeps for itself; they never leave it."""
+        return ()
+
+    def choose(self, round_index: int, node_ids: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
+        """Which of the nodes take part in this round. Default: all.
+
+        Must depend on its arguments and on `settings` alone, so that a resumed experiment chooses alike.
+        """
+        return node_ids
+
+    def setup(self, buffers: Collection[str]) -> None:
+        """Called once, before the first round: the names of the model's tensors that are no parameters."""
+        self.buffers = frozenset(buffers)
+
     @abstractmethod
     def begin(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Starts a round from the global model, which is not changed."""
+        """Starts a round from the global model, without the local layers; it is not changed."""
 
     @abstractmethod
     def add(self, update: TrainReply) -> None:
@@ -59,19 +81,67 @@ class Aggregator(ABC):
         """Takes back what `state_dict` gave."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalRound:
+    """What a node's rule is told at the beginning of a round.
+
+    Attributes:
+        parameters: the plan's live parameters, by name; they hold the global model (local layers: the node's own).
+        sent: the global model's tensors, as they came.
+        optimizer: the plan's, with this round's learning rate.
+        round: counted from 1.
+        kept: what the rule kept at this node (see `LocalRuleStep.kept`); empty before its first round.
+        kept_round: the round after which it was kept; 0 before the node's first round.
+        local_layers: names of the tensors that stay at this node.
+    """
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    sent: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    round: int
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept_round: int = 0
+    local_layers: frozenset[str] = frozenset()
+
+
 class LocalRuleStep(ABC):
-    """What a node does for an aggregator in local training."""
+    """What a node does for an aggregator in local training.
+
+    A round is `begin`; then for each of `passes`: `begin_pass`, the pass's batches with `adjust_gradients` in each
+    step, `end_pass`; then `kept` and `personal`. The pass "train" is the one whose losses and steps are reported; all
+    passes go over the same batches. After the last pass the plan's parameters must be what the node sends.
+    """
 
     name: ClassVar[str]
+    # Whether nodes must keep something of this rule from one round to the next.
+    keeps: ClassVar[bool] = False
+    passes: tuple[str, ...] = ("train",)
 
     @abstractmethod
     def __init__(self, numbers: Mapping[str, float]) -> None:
         """Takes the request's numbers; raises ConfigError if they are not the rule's."""
 
     @abstractmethod
-    def begin(self, parameters: Mapping[str, torch.nn.Parameter], sent: Mapping[str, torch.Tensor]) -> None:
-        """Called before the round's first step, with the plan's parameters and the tensors that were sent."""
+    def begin(self, local: LocalRound) -> None:
+        """Called before the round's first step.
 
-    @abstractmethod
-    def adjust_gradients(self) -> None:
+        Raises:
+            ConfigError: the rule does not work with this optimizer or these local layers.
+        """
+
+    def begin_pass(self, name: str) -> None:  # noqa: B027 (most have one pass)
+        """Called before a pass."""
+
+    def adjust_gradients(self) -> None:  # noqa: B027 (some only act around the passes)
         """Called in each step between backward and the optimizer's step."""
+
+    def end_pass(self, name: str, num_updates: int) -> None:  # noqa: B027
+        """Called after a pass of this many steps."""
+
+    def kept(self) -> State:
+        """What the node keeps for the rule's next round; asked after the last pass."""
+        return {}
+
+    def personal(self) -> State:
+        """Tensors of the node's personal model that differ from what it sends; evaluated at the node, never sent."""
+        return {}

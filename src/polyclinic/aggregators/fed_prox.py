@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, SupportsFloat
 
 import torch
 
-from polyclinic.aggregators.aggregator import LocalRuleStep
+from polyclinic.aggregators.aggregator import LocalRound, LocalRuleStep
 from polyclinic.aggregators.fed_average import FedAverage
 from polyclinic.errors import ConfigError
 from polyclinic.messages.requests import LocalRule
@@ -58,9 +58,11 @@ class ProximalTerm(LocalRuleStep):
         self._parameters: list[torch.nn.Parameter] = []
         self._start: list[torch.Tensor] = []
 
-    def begin(self, parameters: Mapping[str, torch.nn.Parameter], sent: Mapping[str, torch.Tensor]) -> None:
-        self._parameters = list(parameters.values())
-        self._start = [sent[name].to(parameter.device) for name, parameter in parameters.items()]
+    def begin(self, local: LocalRound) -> None:
+        # A layer of the node's own has no global value to be held near.
+        held = {name: p for name, p in local.parameters.items() if name not in local.local_layers}
+        self._parameters = list(held.values())
+        self._start = [local.sent[name].to(parameter.device) for name, parameter in held.items()]
 
     def adjust_gradients(self) -> None:
         if not self.mu:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from polyclinic.aggregators import Aggregator
-from polyclinic.errors import ConfigError
+from polyclinic.errors import ConfigError, nearest
 from polyclinic.node.registry import identifier
 from polyclinic.plans.source import PlanSource, add_dependencies, extract_source, load_plan_class
 from polyclinic.plans.workbench import build, check_class
@@ -49,12 +51,41 @@ def unfit_values_named() -> Iterator[None]:
         raise ConfigError(f"{name}: {first['msg']}, got {first['input']!r}") from None
 
 
-def build_plan(model_class: type, model_args: dict[str, Any], seed: int) -> tuple[PlanSource, State]:
-    """The plan's text and its initial model, both made from the text, as at the nodes.
+@dataclass(frozen=True)
+class Beginning:
+    """A plan that was built once at the researcher, from its text as at the nodes.
+
+    Attributes:
+        plan: its text.
+        state: the initial model; all parameters and buffers.
+        buffers: the names of those tensors of it that are no parameters.
+        local_layers: the names of those tensors of it that each node keeps for itself.
+    """
+
+    plan: PlanSource
+    state: State
+    buffers: tuple[str, ...]
+    local_layers: tuple[str, ...]
+
+
+def build_plan(
+    model_class: type,
+    model_args: dict[str, Any],
+    seed: int,
+    aggregator: Aggregator,
+    patterns: Sequence[str] = (),
+    initial: Mapping[str, torch.Tensor] | None = None,
+) -> Beginning:
+    """The plan's text and its initial model.
+
+    Args:
+        patterns: names of local layers, see `matching`; the aggregator's come in addition.
+        initial: tensors to begin with instead of those that the plan draws; others of the plan stay as drawn.
 
     Raises:
         PlanError: it cannot be built, or cannot travel.
-        ConfigError: model_args are not JSON values.
+        ConfigError: model_args are not JSON values; a pattern fits no layer, or nothing is left to share; ``initial``
+            does not fit.
     """
     try:
         if json.loads(json.dumps(model_args)) != model_args:
@@ -71,7 +102,40 @@ def build_plan(model_class: type, model_args: dict[str, Any], seed: int) -> tupl
     if plan.dependencies:
         source = add_dependencies(source, plan.dependencies)
         load_plan_class(source)
-    return source, {name: tensor.detach().clone() for name, tensor in plan.state_dict().items()}
+    state = {name: tensor.detach().clone() for name, tensor in plan.state_dict().items()}
+    if initial is not None:
+        _begin_with(state, initial)
+    own = matching(patterns, state) | set(aggregator.local_layers(plan))
+    if own >= state.keys():
+        raise ConfigError("all layers are local: there is nothing to train together", to_do="name fewer local layers")
+    parameters = {name for name, _ in plan.named_parameters(remove_duplicate=False)}
+    aggregator.setup(buffers := tuple(name for name in state if name not in parameters))
+    return Beginning(source, state, buffers, tuple(name for name in state if name in own))
+
+
+def matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
+    """The names that fit one of the patterns: a shell pattern over the whole name, or the beginning of a dotted one.
+
+    Raises:
+        ConfigError: a pattern fits none; names the nearest.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = {name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
+        if not fits:
+            raise ConfigError(f"no layer of the plan fits {pattern!r}", to_do=nearest(pattern, names))
+        found |= fits
+    return found
+
+
+def _begin_with(state: State, initial: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in initial.items():
+        if name not in state:
+            raise ConfigError(f"initial_state has a tensor {name!r}, the plan has not", to_do=nearest(name, state))
+        ours, theirs = tuple(state[name].shape), tuple(tensor.shape)
+        if ours != theirs:
+            raise ConfigError(f"initial_state's tensor {name!r} has shape {theirs}, the plan's has {ours}")
+        state[name].copy_(tensor)
 
 
 def new_folder(name: str) -> Path:

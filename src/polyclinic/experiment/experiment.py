@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from polyclinic.experiment.beginning import (
 from polyclinic.experiment.check import CheckReport, check_nodes
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
+from polyclinic.experiment.models import as_module, best_round, round_number
 from polyclinic.experiment.observers import Observer, tell
 from polyclinic.experiment.participants import Participant, find_participants
 from polyclinic.experiment.progress import ProgressBar
@@ -33,14 +32,13 @@ from polyclinic.experiment.record import ExperimentSpec, RoundRecord
 from polyclinic.experiment.rounds import RoundSettings, run_round
 from polyclinic.experiment.run_folder import RunFolder
 from polyclinic.experiment.stopping import interrupts_cancel
+from polyclinic.experiment.tables import html_facts
 from polyclinic.experiment.versions import versions
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.places import local_federation
 from polyclinic.messages.requests import CheckRequest, EvaluateRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
-from polyclinic.plans.source import PlanSource, load_plan_class
-from polyclinic.plans.workbench import build
-from polyclinic.randomness import seeded
+from polyclinic.plans.source import PlanSource
 
 State = dict[str, torch.Tensor]
 
@@ -60,6 +58,7 @@ class Experiment:
         min_nodes: nodes that must answer for a round to count; default: all.
         deadline_seconds: after which a round goes on without the nodes that have not answered; default: none.
         seed: of everything random. The same seed gives the same model, bit for bit.
+        initial_state: tensors of the plan to begin with, by name (``model.…``), instead of random ones.
         name: for people, and for the run folder's name.
         folder: the run folder; default: ``runs/<name>-<time>`` in the current folder.
         observers: who is told what happens; default: a progress bar.
@@ -84,6 +83,7 @@ class Experiment:
         min_nodes: int | None = None,
         deadline_seconds: float | None = None,
         seed: int = 0,
+        initial_state: Mapping[str, torch.Tensor] | None = None,
         name: str = "experiment",
         folder: str | Path | None = None,
         observers: Sequence[Observer] | None = None,
@@ -94,18 +94,20 @@ class Experiment:
             {"round_limit": round_limit, "min_nodes": min_nodes, "deadline_seconds": deadline_seconds},
         )
         args = TrainingArgs.parse(training_args)
-        aggregator = FedAverage() if aggregator is None else aggregator
+        # Its own copy: one aggregator object given to two experiments must not mix their states.
+        aggregator = FedAverage() if aggregator is None else copy.deepcopy(aggregator)
         check_aggregator(aggregator)
-        plan, state = build_plan(model_class, dict(model_args or {}), seed)
+        model_args = dict(model_args or {})
+        begun = build_plan(model_class, model_args, seed, aggregator, args.local_layers, initial_state)
         with unfit_values_named():
             spec = ExperimentSpec(
                 experiment_id=uuid.uuid4().hex,
                 name=name,
                 tags=tuple(tags),
                 nodes=None if nodes is None else tuple(nodes),
-                class_name=plan.class_name,
-                plan_sha256=plan.sha256,
-                model_args=dict(model_args or {}),
+                class_name=begun.plan.class_name,
+                plan_sha256=begun.plan.sha256,
+                model_args=model_args,
                 training_args=args,
                 round_limit=round_limit,
                 aggregator=type(aggregator).__name__,
@@ -114,12 +116,14 @@ class Experiment:
                 deadline_seconds=deadline_seconds,
                 seed=seed,
                 keep_all_rounds=keep_all_rounds,
+                buffers=begun.buffers,
+                local_layers=begun.local_layers,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 versions=versions(),
             )
         path = Path(folder) if folder is not None else new_folder(name)
         first = RoundRecord(round=0, started=spec.created, seconds=0.0, nodes=())
-        self._begin(spec, plan, RunFolder(path), aggregator, federation, observers, [first], state)
+        self._begin(spec, begun.plan, RunFolder(path), aggregator, federation, observers, [first], begun.state)
 
     def _begin(
         self,
@@ -133,8 +137,7 @@ class Experiment:
         state: State,
     ) -> None:
         self._spec, self._plan, self._folder = spec, plan, folder
-        # Its own copy: one aggregator object given to two experiments must not mix their states.
-        self._aggregator = copy.deepcopy(aggregator)
+        self._aggregator = aggregator
         self._federation = federation
         self._observers = [ProgressBar()] if observers is None else list(observers)
         self._records, self._state = records, state
@@ -227,13 +230,21 @@ class Experiment:
         split: Literal["test", "train"] = "test",
         metrics: Sequence[str] | None = None,
         nodes: Sequence[str] | None = None,
+        *,
+        personal: bool = True,
+        fine_tune: int = 0,
     ) -> Evaluation:
         """Judges the global model at every node on its own data, and on all of them together.
+
+        A node with local layers judges the model with its own.
 
         Args:
             split: which part of the nodes' data.
             metrics: names, see docs/metrics.md; default: the dataset's own, or what fits its target.
             nodes: ids or names; default: the experiment's nodes.
+            personal: where the algorithm keeps a model of each node's own (Ditto), judge that one; else the global one.
+            fine_tune: before judging, each node trains the model for so many batches on its own training data, and
+                forgets it afterwards.
 
         Raises:
             EvaluationError: a node could not evaluate, or it does not know the metric (names the nearest one), or the
@@ -242,7 +253,7 @@ class Experiment:
         """
         check_settings({"metrics": metrics, "nodes": nodes}, {})
         with self._nodes(nodes) as (federation, participants):
-            return self._evaluate(federation, participants, split, metrics)
+            return self._evaluate(federation, participants, split, metrics, personal, fine_tune)
 
     def model(self, which: Literal["last", "best"] | int = "last") -> torch.nn.Module:
         """The plan's model with the global weights, in eval mode: an ordinary torch module.
@@ -251,14 +262,9 @@ class Experiment:
             which: the last round's, the best round's (by test score where rounds were tested, else by training loss),
                 or a round number that the run folder has kept.
         """
-        with seeded(self._spec.seed):  # the weights are replaced; the caller's generators stay as they are
-            plan = build(load_plan_class(self._plan), self._spec.model_args)
-        if isinstance(which, str) and which not in ("last", "best"):
-            raise ConfigError(f"there is no model {which!r}", to_do='ask for "last", "best" or a round\'s number')
-        number = self._best() if which == "best" else self.round if which == "last" else int(which)
-        plan.load_state_dict(self._state if number == self.round else self._folder.read_model(number)[0])
-        module = getattr(plan, "model", plan)
-        return (module if isinstance(module, torch.nn.Module) else plan).eval()
+        number = round_number(which, self._records)
+        state = self._state if number == self.round else self._folder.read_model(number)[0]
+        return as_module(self._plan, self._spec, state)
 
     def cancel(self) -> None:
         """Stops a run that is going on, after the batch that the nodes are at. May be called from any thread."""
@@ -299,9 +305,10 @@ class Experiment:
         records = run_folder.read_records()
         state, aggregator_state = run_folder.read_model(records[-1].round)
         aggregator = aggregator or make_aggregator(spec.aggregator, spec.aggregator_settings)
+        aggregator.setup(spec.buffers)
         aggregator.load_state_dict(aggregator_state)
         self = cls.__new__(cls)
-        self._begin(spec, plan, run_folder, aggregator, federation, observers, records, state)
+        self._begin(spec, plan, run_folder, copy.deepcopy(aggregator), federation, observers, records, state)
         return self
 
     # ---- parts
@@ -311,12 +318,10 @@ class Experiment:
         if self._cancelled:
             raise Cancelled(f"stopped on request after round {self.round}", to_do="run() goes on from there")
         spec = self._spec
-        request = TrainRequest(
-            **self._work(), round=self.round + 1, local_rule=self._aggregator.local_rule, tensors=self._state
-        )
-        state, record = run_round(
-            request, participants, federation, self._aggregator, self._settings(), self._observers
-        )
+        request = TrainRequest(**self._work(), round=self.round + 1, tensors=self._state)
+        chosen = set(self._aggregator.choose(request.round, [p.node_id for p in participants]))
+        training = [p for p in participants if p.node_id in chosen]
+        state, record = run_round(request, training, federation, self._aggregator, self._settings(), self._observers)
         previous, self._state = self._state, state
         self._records.append(record)
         try:
@@ -331,7 +336,7 @@ class Experiment:
             self._state = previous
             raise
         if not spec.keep_all_rounds:
-            self._folder.prune({record.round, record.round - 1, self._best()})
+            self._folder.prune({record.round, record.round - 1, best_round(self._records)})
         if not self._observers:  # the history of many rounds is not put together for nobody
             return []
         told = tell(self._observers, "round_ended", record=record, history=self.history, model=state)
@@ -343,11 +348,13 @@ class Experiment:
         participants: list[Participant],
         split: Literal["test", "train"],
         metrics: Sequence[str] | None,
+        personal: bool = True,
+        fine_tune: int = 0,
     ) -> Evaluation:
         names = None if metrics is None else tuple(metrics)
         given: dict[str, Any] = {"round": self.round, "split": split, "metrics": names, "tensors": self._state}
         with unfit_values_named():
-            request = EvaluateRequest(**self._work(), **given)
+            request = EvaluateRequest(**self._work(), **given, personal=personal, fine_tune=fine_tune)
         return evaluate_nodes(request, participants, federation, self._settings())
 
     def _work(self) -> dict[str, Any]:
@@ -362,6 +369,8 @@ class Experiment:
             "model_args": spec.model_args,
             "training_args": spec.training_args,
             "seed": seed,
+            "local_rule": self._aggregator.local_rule,
+            "local_layers": spec.local_layers,
         }
 
     def _settings(self) -> RoundSettings:
@@ -379,12 +388,6 @@ class Experiment:
         with self._federation.in_use(p.node_id for p in participants):
             yield self._federation, participants
 
-    def _best(self) -> int:
-        """The best round. Scores of test metrics and of losses are not compared with each other."""
-        tested = [r for r in self._records if r.tested]
-        scored = [r for r in tested or self._records if r.score is not None and not math.isnan(r.score)]
-        return max(scored, key=lambda r: r.score or 0.0, default=self._records[-1]).round
-
     def __repr__(self) -> str:
         return f"<Experiment {self.name!r}: round {self.round} of {self._spec.round_limit}, {self.run_folder}>"
 
@@ -396,5 +399,4 @@ class Experiment:
             "round": f"{self.round} of {self._spec.round_limit}",
             "run folder": str(self.run_folder),
         }
-        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
-        return f"<table><caption>Experiment {escape(self.name)}</caption>{rows}</table>"
+        return html_facts(f"Experiment {self.name}", facts)

@@ -36,6 +36,8 @@ class ExperimentSpec(_Stored):
     deadline_seconds: float | None
     seed: int
     keep_all_rounds: bool
+    buffers: tuple[str, ...] = ()
+    local_layers: tuple[str, ...] = ()
     created: str
     versions: dict[str, str]
 

@@ -62,7 +62,8 @@ def run_round(
     names = {p.node_id: p.name for p in participants}
     deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
     tell(observers, "round_started", round=request.round, nodes=list(names.values()))
-    aggregator.begin(request.tensors)
+    own = set(request.local_layers)
+    aggregator.begin({name: t for name, t in request.tensors.items() if name not in own})
     rows: list[HistoryRow] = []
     notes: list[str] = []
     failures: list[Failure] = []
@@ -96,7 +97,9 @@ def run_round(
         notes=tuple(notes),
         score=-_mean_loss(rows),
     )
-    return aggregator.finish(), record
+    new = aggregator.finish()
+    # Local layers stay what they were: each node has its own, and one that lost them begins with these again.
+    return {name: t if name in own else new[name] for name, t in request.tensors.items()}, record
 
 
 def for_each(request: WorkRequest, participants: Iterable[Participant]) -> dict[str, WorkRequest]:

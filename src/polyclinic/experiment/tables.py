@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
@@ -23,6 +24,12 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     console = Console(file=text, width=10_000, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def html_facts(caption: str, facts: Mapping[str, str]) -> str:
+    """A table of two columns in HTML, for notebooks."""
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
+    return f"<table><caption>{escape(caption)}</caption>{rows}</table>"
 
 
 def _is_number(cell: str) -> bool:

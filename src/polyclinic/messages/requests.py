@@ -44,6 +44,8 @@ class WorkRequest(Request):
     model_args: dict[str, Any]
     training_args: TrainingArgs
     seed: int
+    local_rule: LocalRule | None = None
+    local_layers: tuple[str, ...] = ()  # tensors that the node keeps for itself
 
 
 class CheckRequest(WorkRequest):
@@ -58,13 +60,18 @@ class TrainRequest(WorkRequest):
 
     kind: Literal["train-request/1"] = "train-request/1"
     round: Annotated[int, Field(ge=1)]
-    local_rule: LocalRule | None = None
 
 
 class EvaluateRequest(WorkRequest):
-    """Evaluate the model in ``tensors``, which is that of after ``round``. No metrics named: the dataset's own."""
+    """Evaluate the model in ``tensors``, which is that of after ``round``. No metrics named: the dataset's own.
+
+    ``personal``: where the local rule keeps a model of the node's own, evaluate that one. ``fine_tune``: train the
+    model for so many batches on the node's training data before, and forget it afterwards.
+    """
 
     kind: Literal["evaluate-request/1"] = "evaluate-request/1"
     round: Annotated[int, Field(ge=0)]
     split: Literal["train", "test"]
     metrics: tuple[str, ...] | None = None
+    personal: bool = True
+    fine_tune: Annotated[int, Field(ge=0)] = 0

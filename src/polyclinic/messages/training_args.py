@@ -62,6 +62,10 @@ class TrainingArgs(BaseModel):
         Literal["averaged", "local"],
         Field(description="BatchNorm statistics: averaged, or each node keeps its own"),
     ] = "averaged"
+    local_layers: Annotated[
+        tuple[str, ...],
+        Field(description='layers that each node keeps for itself, by name: "model.head.*"; they are never sent'),
+    ] = ()
     device: Annotated[str, Field(description='"auto" (CUDA where there is one), "cpu", "cuda:0", …')] = "auto"
     clip_norm: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, description="gradients are scaled down to this norm")

@@ -6,7 +6,7 @@ depends on the seed and the node alone: a round that is repeated after a crash s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def round_order(
 
 def load_batches(
     dataset: Dataset[Any],
-    parts: Sequence[torch.Tensor],
+    parts: Iterable[torch.Tensor],
     *,
     batch_size: int,
     collate_fn: Callable[[Any], Any] | None,
@@ -70,16 +70,16 @@ def load_batches(
     """Yields the batches of these sample numbers.
 
     A dataset whose rows are those of tensors is indexed directly; all others go through torch's DataLoader, whose
-    worker processes are seeded from ``seed``.
+    worker processes are seeded from ``seed``. ``parts`` are taken as they are needed.
     """
     tensors = _rows_of(dataset)
     if tensors is not None and collate_fn is None and not num_workers:
         yield from _index(tensors, parts, batch_size)
         return
-    batches = [batch.tolist() for part in parts for batch in torch.split(part, batch_size)]
+    batches = (batch.tolist() for part in parts for batch in torch.split(part, batch_size))
     yield from DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=batches,  # any iterable will do: it is gone through once
         collate_fn=collate_fn,
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
@@ -94,7 +94,7 @@ def _rows_of(dataset: Dataset[Any]) -> tuple[torch.Tensor, ...] | None:
     return getattr(dataset, "tensors", None)
 
 
-def _index(tensors: tuple[torch.Tensor, ...], parts: Sequence[torch.Tensor], batch_size: int) -> Iterator[Any]:
+def _index(tensors: tuple[torch.Tensor, ...], parts: Iterable[torch.Tensor], batch_size: int) -> Iterator[Any]:
     bytes_a_row = sum(t[:1].numel() * t.element_size() for t in tensors) or 1
     at_once = max(_GATHER_BYTES // bytes_a_row // batch_size, 1) * batch_size
     for part in parts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ from polyclinic.errors import MessageError, PlanError
 
 # An experiment goes back by one round at most; one more for safety.
 _KEEP = 3
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept after ``round``; 0: nothing yet."""
+
+    round: int = 0
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under this prefix, without it."""
+        start = prefix + "/"
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
 
 class ExperimentState:
@@ -44,12 +58,12 @@ class ExperimentState:
             if other > round_index or other <= round_index - _KEEP:
                 self._path(other).unlink(missing_ok=True)
 
-    def load(self, before: int) -> dict[str, torch.Tensor] | None:
+    def load(self, before: int) -> Kept | None:
         """The newest state of a round before this one; None if there is none."""
         for round_index in sorted(self._rounds(), reverse=True):
             if round_index < before:
                 try:
-                    return tensors.load_file(self._path(round_index))
+                    return Kept(round_index, tensors.load_file(self._path(round_index)))
                 except MessageError:
                     continue  # damaged: an older one is better than none
         return None

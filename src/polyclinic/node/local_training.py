@@ -12,18 +12,24 @@ import torch
 from torch.utils.data import Dataset
 
 from polyclinic.aggregators import make_local_rule
+from polyclinic.aggregators.aggregator import LocalRound
 from polyclinic.errors import PlanError, TrainingError
 from polyclinic.messages.requests import TrainRequest
-from polyclinic.messages.training_args import TrainingArgs
-from polyclinic.node.batches import load_batches, round_order
-from polyclinic.node.experiment_state import ExperimentState, pack_optimizer, unpack_optimizer
+from polyclinic.node.batches import load_batches
+from polyclinic.node.experiment_state import ExperimentState, Kept
+from polyclinic.node.keeping import require_local_layers, take_up, to_keep
 from polyclinic.node.stop import Stop
+from polyclinic.node.streams import Streams
 from polyclinic.plans.workbench import State, Workbench
-from polyclinic.randomness import derive, seeded
+from polyclinic.randomness import derive
 
 # On a GPU each look at a loss waits for the device, so there it is looked at only every so many batches.
 _LOOK_EVERY = {"cpu": 1}
 _LOOK_EVERY_ON_DEVICE = 16
+
+# The pass over the data whose losses and steps are reported.
+TRAIN = "train"
+DERIVED = Streams()
 
 
 @dataclass(frozen=True)
@@ -47,49 +53,73 @@ def train(
     node_id: str,
     kept: ExperimentState | None,
     stop: Stop,
+    streams: Streams = DERIVED,
 ) -> LocalResult:
     """Trains the request's model for one round.
 
     Args:
-        kept: what the node keeps over rounds; None if the training arguments ask to keep nothing.
+        kept: what the node keeps over rounds; None if the request asks to keep nothing.
+        streams: where random numbers come from.
 
     Raises:
         PlanError: the plan's step does not give a scalar loss.
         TrainingError: a loss or the resulting model is not finite; or the deadline passed.
+        ConfigError: the local rule does not work with this plan.
         Cancelled: on request.
     """
     began = time.perf_counter()
     args, plan = request.training_args, workbench.plan
-    with seeded(derive(request.seed, "train", request.round, node_id)):
+    with streams.training(request, node_id):
         workbench.reset(args.learning_rate(request.round))
         workbench.load(request.tensors)
-        notes = _take_up(workbench, kept, args, request.round)
+        require_local_layers(workbench, request.local_layers)
+        taken_up, notes = take_up(workbench, kept, request)
         rule = make_local_rule(request.local_rule) if request.local_rule else None
         if rule:
-            rule.begin(dict(plan.named_parameters()), request.tensors)
+            rule.begin(_local_round(workbench, request, taken_up))
         data = plan.training_data(dataset)
         num_samples = len(data)  # type: ignore[arg-type]
-        batches = load_batches(
-            data,
-            round_order(num_samples, args, round_index=request.round, seed=request.seed, node_id=node_id),
-            batch_size=args.batch_size,
-            collate_fn=collate_fn,
-            num_workers=args.num_workers,
-            seed=derive(request.seed, "workers", request.round, node_id),
-        )
-        plan.train()
-        losses = _steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
+        losses: list[float] = []
+        for name in rule.passes if rule else (TRAIN,):
+            batches = load_batches(
+                data,
+                streams.order(num_samples, request, node_id),
+                batch_size=args.batch_size,
+                collate_fn=collate_fn,
+                num_workers=args.num_workers,
+                seed=derive(request.seed, "workers", request.round, node_id),
+            )
+            plan.train()
+            if rule:
+                rule.begin_pass(name)
+            found = _steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
+            losses = found if name == TRAIN else losses
+            if rule:
+                rule.end_pass(name, len(found))
     workbench.free_gradients()
-    _require_finite(workbench.state())
+    state = workbench.state()
+    _require_finite(state)
     if kept:
-        kept.save(request.round, _to_keep(workbench, args))
+        kept.save(request.round, to_keep(workbench, request, rule))
     return LocalResult(
-        state=workbench.state(),
+        state={name: t for name, t in state.items() if name not in request.local_layers},
         num_samples=num_samples,
         num_updates=len(losses),
         loss=math.fsum(losses) / len(losses),
         seconds=time.perf_counter() - began,
         notes=notes,
+    )
+
+
+def _local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> LocalRound:
+    return LocalRound(
+        parameters=dict(workbench.plan.named_parameters()),
+        sent=request.tensors,
+        optimizer=workbench.plan.optimizer,
+        round=request.round,
+        kept=kept.part("rule"),
+        kept_round=kept.round,
+        local_layers=frozenset(request.local_layers),
     )
 
 
@@ -207,43 +237,3 @@ def _require_finite(state: State) -> None:
             raise TrainingError(
                 f"after the last step, {name!r} holds values that are not finite", to_do="lower lr, or set clip_norm"
             )
-
-
-def _take_up(
-    workbench: Workbench, kept: ExperimentState | None, args: TrainingArgs, round_index: int
-) -> tuple[str, ...]:
-    """Goes on with what this node kept of earlier rounds."""
-    if kept is None:
-        return ()
-    state = kept.load(before=round_index)
-    if state is None:
-        return () if round_index == 1 else ("this node has kept nothing of earlier rounds, and starts afresh",)
-    if args.optimizer_state == "kept":
-        unpack_optimizer(workbench.plan.optimizer, _without_prefix(state, "optimizer/"))
-        for group, lr in ((g, args.learning_rate(round_index)) for g in workbench.plan.optimizer.param_groups):
-            if lr is not None:
-                group["lr"] = lr
-    if args.buffers == "local":
-        put_buffers(workbench, state)
-    return ()
-
-
-def put_buffers(workbench: Workbench, state: Mapping[str, torch.Tensor]) -> None:
-    """Copies the buffers that a node kept into the plan."""
-    own = dict(workbench.plan.named_buffers())
-    with torch.no_grad():
-        for name, tensor in _without_prefix(state, "buffer/").items():
-            own[name].copy_(tensor)
-
-
-def _to_keep(workbench: Workbench, args: TrainingArgs) -> State:
-    state: State = {}
-    if args.optimizer_state == "kept":
-        state |= {f"optimizer/{name}": t for name, t in pack_optimizer(workbench.plan.optimizer).items()}
-    if args.buffers == "local":
-        state |= {f"buffer/{name}": t for name, t in workbench.plan.named_buffers()}
-    return state
-
-
-def _without_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> State:
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

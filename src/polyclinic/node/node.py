@@ -30,6 +30,7 @@ from polyclinic.messages import replies, requests
 from polyclinic.node.database import FORMAT_VERSION, NodeRow, open_database
 from polyclinic.node.registry import DatabaseRegistry, RegisteredDataset, Registry, identifier
 from polyclinic.node.stop import Stop
+from polyclinic.randomness import derive
 
 DATABASE = "node.sqlite"
 LOCK = "in-use.lock"
@@ -46,16 +47,25 @@ class Node:
         registry: the datasets.
         folder: where the node keeps what it must not lose; None for a throw-away node without anything to keep.
         workbenches: the built plans of this process, shared by its nodes.
+        streams: where training takes its random numbers from; default: derived streams (`Streams`).
     """
 
     def __init__(
-        self, node_id: str, name: str, registry: Registry, *, folder: Path | None = None, workbenches: Any = None
+        self,
+        node_id: str,
+        name: str,
+        registry: Registry,
+        *,
+        folder: Path | None = None,
+        workbenches: Any = None,
+        streams: Any = None,
     ) -> None:
         self.node_id = node_id
         self.name = name
         self.registry = registry
         self.folder = folder
         self._workbenches = workbenches
+        self._streams = streams
         self._loaded: dict[tuple[str, bool], Any] = {}
         self._known: dict[str, RegisteredDataset] = {}
         self._temporary: Path | None = None
@@ -154,18 +164,7 @@ class Node:
         )
 
     def _train(self, request: requests.TrainRequest, stop: Stop) -> replies.TrainReply:
-        from polyclinic.node.local_training import train
-
-        dataset = self._dataset(request.dataset_id)
-        result = train(
-            self._benches().get(request),
-            self._load(dataset, train=True),
-            collate_fn(dataset),
-            request,
-            node_id=self.node_id,
-            kept=self._kept(request),
-            stop=stop,
-        )
+        result = self._run(request, stop, self._kept(request))
         return replies.TrainReply(
             request_id=request.request_id,
             node_id=self.node_id,
@@ -177,19 +176,51 @@ class Node:
             tensors=result.state,
         )
 
+    def _run(self, request: requests.TrainRequest, stop: Stop, kept: Any) -> Any:
+        """One round's training; without ``kept`` nothing of it is kept."""
+        from polyclinic.node.local_training import DERIVED, train
+
+        dataset = self._dataset(request.dataset_id)
+        return train(
+            self._benches().get(request),
+            self._load(dataset, train=True),
+            collate_fn(dataset),
+            request,
+            node_id=self.node_id,
+            kept=kept,
+            stop=stop,
+            streams=self._streams or DERIVED,
+        )
+
     def _evaluate(self, request: requests.EvaluateRequest, stop: Stop) -> replies.EvaluateReply:
+        from polyclinic.node.keeping import put_back
         from polyclinic.node.local_evaluation import choose_metrics, evaluate
-        from polyclinic.node.local_training import put_buffers
 
         dataset = self._dataset(request.dataset_id)
         metrics = choose_metrics(request.metrics, dataset.kind.module(dataset.params), dataset.found.classes)
         workbench = self._benches().get(request)
         workbench.reset(None)
         workbench.load(request.tensors)
-        if request.training_args.buffers == "local" and (kept := self._kept(request)):
-            put_buffers(workbench, kept.load(before=request.round + 1) or {})
+        if (state := self._kept(request)) and (kept := state.load(before=request.round + 1)):
+            put_back(workbench, kept.part("local"))
+            if request.personal:
+                put_back(workbench, kept.part("personal"))
+        if request.fine_tune:
+            self._fine_tune(request, {name: t.clone() for name, t in workbench.state().items()}, stop)
         data = self._load(dataset, train=request.split == "train")
         return evaluate(workbench, data, collate_fn(dataset), metrics, request, node_id=self.node_id, stop=stop)
+
+    def _fine_tune(self, request: requests.EvaluateRequest, state: dict[str, Any], stop: Stop) -> None:
+        """Trains the workbench's model for some batches on the node's own data; nothing of it is kept."""
+        args = request.training_args.model_copy(
+            update={"epochs": None, "num_updates": request.fine_tune, "optimizer_state": "fresh"}
+        )
+        fields = request.model_dump(include={"request_id", "experiment_id", "dataset_id", "model_args"})
+        seed = derive(request.seed, "fine-tune", request.round)
+        training = requests.TrainRequest(
+            **fields, plan=request.plan, training_args=args, seed=seed, round=max(request.round, 1), tensors=state
+        )
+        self._run(training, stop, None)
 
     def _check(self, request: requests.CheckRequest, stop: Stop) -> replies.CheckReply:
         items = [replies.CheckItem(name="versions", ok=True, detail=_versions())]
@@ -223,12 +254,14 @@ class Node:
         """One batch, from the model that was sent; nothing of it is kept."""
         from polyclinic.node.experiment_state import pack_optimizer
 
-        fields = request.model_dump(include={"request_id", "experiment_id", "dataset_id", "model_args", "seed"})
+        fields = request.model_dump(
+            include={"request_id", "experiment_id", "dataset_id", "model_args", "seed", "local_rule", "local_layers"}
+        )
         args = request.training_args.model_copy(
             update={"dry_run": True, "optimizer_state": "fresh", "buffers": "averaged"}
         )
         trial = requests.TrainRequest(**fields, plan=request.plan, training_args=args, round=1, tensors=request.tensors)
-        loss = self._train(trial, stop).loss
+        loss = self._run(trial, stop, None).loss
         if request.training_args.optimizer_state == "kept":
             pack_optimizer(self._benches().get(request).plan.optimizer)  # says so if it cannot be kept
         return f"loss {loss:.4g} on one batch"
@@ -261,8 +294,9 @@ class Node:
     def _kept(self, request: requests.WorkRequest) -> Any:
         """What this node keeps of the experiment from round to round; None if it is to keep nothing."""
         from polyclinic.node.experiment_state import ExperimentState
+        from polyclinic.node.keeping import keeps_something
 
-        if request.training_args.optimizer_state == "fresh" and request.training_args.buffers == "averaged":
+        if not keeps_something(request):
             return None
         folder = self.folder or self._temporary
         if folder is None:

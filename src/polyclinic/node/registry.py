@@ -48,11 +48,10 @@ class RegisteredDataset:
         Raises:
             DatasetChanged: if it has vanished, or a file of it is another one.
         """
-        paths = self.kind.paths(self.params)
-        for path in paths:
+        for path in self.kind.paths(self.params):
             if not path.exists():
                 raise self.has_changed(f"{path} is not there any more")
-        if not any(path.is_dir() for path in paths) and (problem := self.problem()):
+        if problem := self.kind.changed(self.params, self.found.fingerprint, glance=True):
             raise self.has_changed(problem)
 
     def has_changed(self, how: str) -> DatasetChanged:

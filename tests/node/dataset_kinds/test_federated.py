@@ -2,6 +2,8 @@ import sys
 
 import pytest
 
+from polyclinic.datasets.artificial import make_split
+from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import ConfigError, DatasetError
 from polyclinic.node.dataset_kinds import get_kind
 
@@ -76,6 +78,30 @@ def test_changed_and_vanished(theirs):
     assert "vanished" in FEDERATED.changed(given, found.fingerprint)
     with pytest.raises(DatasetError, match=r"there is no .*data"):
         FEDERATED.inspect(given)
+
+
+@pytest.mark.parametrize("with_path", [False, True])
+def test_artificial_centers_that_changed_are_noticed_at_a_glance(theirs, tmp_path, monkeypatch, with_path):
+    (theirs / "0.txt").write_text("5")
+    split = make_split(FederatedDataset.load("fed_of_theirs"), 2, method="linear", data_path=theirs)
+    stored = split.save(tmp_path / "two")
+    monkeypatch.chdir(tmp_path)
+    given = FEDERATED.Params(module="two", center=1, path=theirs if with_path else None)
+    assert given.module == str(stored)  # a node may be opened from anywhere
+    found = FEDERATED.inspect(given)
+    assert (found.num_train, found.num_test) == (6, 2)  # in proportion 1 to 2, see deal_out
+    assert FEDERATED.paths(given) == ((stored, theirs) if with_path else (stored,))
+    for glance in (False, True):
+        assert FEDERATED.changed(given, found.fingerprint, glance=glance) is None
+    before = stored.read_text()
+    stored.write_text(before.replace('"0": [0, 1, 3]', '"0": [0, 1]'))
+    assert stored.read_text() != before
+    for glance in (False, True):
+        assert "artificial centers" in FEDERATED.changed(given, found.fingerprint, glance=glance)
+    stored.unlink()
+    assert "vanished" in FEDERATED.changed(given, found.fingerprint, glance=True)
+    stored.write_text(before)
+    assert FEDERATED.changed(given, found.fingerprint) is None
 
 
 def test_nan_is_refused_at_registration(theirs):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pydantic
+
+from polyclinic.datasets.artificial import split_file
 from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import DatasetError
 from polyclinic.node.dataset_kinds.fingerprint import changed_files, files_below, fingerprint
@@ -21,10 +25,16 @@ _MOST_FILES = 20_000  # of a folder that has more, the first ones are looked at
 
 
 class FederatedParams(KindParams):
-    module: str  # "fed_heart_disease", or a dotted name
+    module: str  # "fed_heart_disease", a dotted name, or the path of a split.json
     center: int | str  # its number, or its name
     path: AbsolutePath | None = None  # None: the module knows where its data are
     options: JsonObject = {}  # for the constructor of the module's FedClass
+
+    @pydantic.field_validator("module")
+    @classmethod
+    def _whole_path(cls, module: str) -> str:
+        # A node may be opened from anywhere.
+        return str(split_file(module) or module)
 
 
 class Federated:
@@ -60,18 +70,24 @@ class Federated:
         return _build(FederatedDataset.load(params.module), params, train=train)
 
     def paths(self, params: FederatedParams) -> tuple[Path, ...]:
-        return () if params.path is None else (params.path,)
+        split = split_file(params.module)
+        return tuple(path for path in (split, params.path) if path is not None)
 
-    def changed(self, params: FederatedParams, fingerprint: str) -> str | None:
+    def changed(self, params: FederatedParams, fingerprint: str, *, glance: bool = False) -> str | None:
         if params.path is not None and not params.path.exists():
             return "The path of the dataset has vanished."
+        if fingerprint.split(".")[4:] != _split_digest(params):
+            return "The artificial centers (split.json) are not those that it was registered with, or have vanished."
+        if glance and params.path is not None and params.path.is_dir():
+            return None
         return changed_files(params.path or Path("/"), _files(params), fingerprint, settings=_settings(params))
 
     def module(self, params: FederatedParams) -> ModuleType | None:
         return FederatedDataset.load(params.module).module
 
     def _fingerprint(self, params: FederatedParams) -> str:
-        return fingerprint(params.path or Path("/"), _files(params), settings=_settings(params), contents=False)
+        of_files = fingerprint(params.path or Path("/"), _files(params), settings=_settings(params), contents=False)
+        return ".".join([of_files, *_split_digest(params)])
 
 
 def _build(dataset: FederatedDataset, params: FederatedParams, *, train: bool) -> Dataset[Any]:
@@ -88,6 +104,12 @@ def _features(module: ModuleType, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 def _files(params: FederatedParams) -> tuple[Path, ...]:
     return () if params.path is None else files_below(params.path, limit=_MOST_FILES)
+
+
+def _split_digest(params: FederatedParams) -> list[str]:
+    """Of the file that says which samples each artificial center has; nothing for a dataset's own centers."""
+    split = split_file(params.module)
+    return [] if split is None else [hashlib.sha256(split.read_bytes()).hexdigest()[:16]]
 
 
 def _settings(params: FederatedParams) -> str:

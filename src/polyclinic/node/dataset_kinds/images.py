@@ -104,9 +104,11 @@ class Images:
         first = _subfolders(params.path)
         return params.path, *first, *(second for folder in first for second in _subfolders(folder))
 
-    def changed(self, params: ImagesParams, fingerprint: str) -> str | None:
+    def changed(self, params: ImagesParams, fingerprint: str, *, glance: bool = False) -> str | None:
         if not params.path.is_dir():
             return "The folder of the images has vanished."
+        if glance:
+            return None
         return changed_files(params.path, self._all_files(params), fingerprint)
 
     def module(self, params: ImagesParams) -> ModuleType | None:  # noqa: ARG002

@@ -54,10 +54,13 @@ class DatasetKind(Protocol):
     def paths(self, params: Any) -> tuple[Path, ...]:
         """What must exist for the data to be there."""
 
-    def changed(self, params: Any, fingerprint: str) -> str | None:
+    def changed(self, params: Any, fingerprint: str, *, glance: bool = False) -> str | None:
         """None, or a sentence that says what changed or vanished since ``inspect`` gave this fingerprint.
 
         Cheap while nothing is touched: sizes and times first, contents only if these differ.
+
+        Args:
+            glance: look at single files only, not at what is in folders, which may hold any number of files.
         """
 
     def module(self, params: Any) -> ModuleType | None:

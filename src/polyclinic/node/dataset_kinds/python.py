@@ -82,9 +82,11 @@ class Python:
     def paths(self, params: PythonParams) -> tuple[Path, ...]:
         return (_source(params), *params.watch)
 
-    def changed(self, params: PythonParams, fingerprint: str) -> str | None:
+    def changed(self, params: PythonParams, fingerprint: str, *, glance: bool = False) -> str | None:
         if missing := sum(not path.exists() for path in self.paths(params)):
             return f"{missing} of the files and folders that the dataset comes from have vanished."
+        if glance and any(path.is_dir() for path in params.watch):
+            return None
         return changed_files(_ROOT, self._files(params), fingerprint, settings=_settings(params))
 
     def module(self, params: PythonParams) -> ModuleType | None:  # noqa: ARG002

@@ -88,7 +88,7 @@ class Tabular:
     def paths(self, params: TabularParams) -> tuple[Path, ...]:
         return (params.path,)
 
-    def changed(self, params: TabularParams, fingerprint: str) -> str | None:
+    def changed(self, params: TabularParams, fingerprint: str, *, glance: bool = False) -> str | None:  # noqa: ARG002
         return changed_files(params.path.parent, [params.path], fingerprint)
 
     def module(self, params: TabularParams) -> ModuleType | None:  # noqa: ARG002
