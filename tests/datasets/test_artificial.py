@@ -138,6 +138,12 @@ def test_nodes_are_made_of_it_and_train(tmp_path, monkeypatch):
     experiment.run()
     assert "accuracy" in str(experiment.evaluate())
     assert len(simulate(str(tmp_path / "many")).nodes()) == 3
+    # Other centers under the same name: no round is trained on them.
+    (tmp_path / "many" / "split.json").unlink()
+    make_split(HEART, 3, method="quantity", alpha=5, seed=1).save(tmp_path / "many")
+    dataset = nodes[0].registry.datasets()[0]
+    with pytest.raises(DatasetChanged, match=r"artificial centers \(split\.json\) are not those"):
+        dataset.require_unchanged()
 
 
 def test_it_is_known_when_the_data_are_not_those_that_were_split(tmp_path, survival):

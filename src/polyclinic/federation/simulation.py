@@ -110,7 +110,7 @@ class InMemory:
     def paths(self, params: _Objects) -> tuple[Path, ...]:  # noqa: ARG002
         return ()
 
-    def changed(self, params: _Objects, fingerprint: str) -> str | None:  # noqa: ARG002
+    def changed(self, params: _Objects, fingerprint: str, *, glance: bool = False) -> str | None:  # noqa: ARG002
         return None
 
     def module(self, params: _Objects) -> ModuleType | None:  # noqa: ARG002
