@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,3 +205,15 @@ def test_the_licence_is_shown_and_must_be_accepted():
     assert CARD.license_url in str(caught.value)
     assert "--accept-license" in str(caught.value)
     require_license(CARD, accepted=True)
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
+    with pytest.raises(DownloadError, match=r"downloading data\.bin takes about 0\.00105 GB in .*, where 0\.00105 GB"):
+        fetch(remote(server), tmp_path / "to", attempts=3, show_progress=False)
+    assert not [path for path in (tmp_path / "to").iterdir() if path.stat().st_size]
+    assert len(server.ranges) == 1  # asking again would not make room
+    # What is there already needs no room.
+    (tmp_path / "to" / "data.bin.part").write_bytes(CONTENT[:1000])
+    assert fetch(remote(server), tmp_path / "to", show_progress=False).read_bytes() == CONTENT

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.federated_dataset import Card
 from polyclinic.errors import ConfigError, DownloadError
 
@@ -78,7 +79,7 @@ def fetch(
         timeout_s: seconds without a byte after which a connection counts as broken.
 
     Raises:
-        DownloadError: the server refuses, the connection stays broken, the disk is full, or the bytes are wrong.
+        DownloadError: the server refuses, the connection stays broken, the disk has no room, or the bytes are wrong.
     """
     final = folder / file.name
     try:
@@ -141,7 +142,8 @@ def _complete(
 
 
 def _continue(file: RemoteFile, part: Path, timeout_s: float, advance: Advance) -> None:
-    """One connection: appends what the server sends; ConnectionError if it ends too early."""
+    """One connection: appends what the server sends; ConnectionError if it ends too early, DownloadError if the disk
+    has no room for what the server says it is going to send."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(file.url, headers={"User-Agent": "polyclinic"})
     if have:
@@ -155,6 +157,8 @@ def _continue(file: RemoteFile, part: Path, timeout_s: float, advance: Advance) 
             raise ConnectionError("the server sent another part than the one asked for")
         have = have if resumed else 0
         total = _total(answer.headers, have)
+        if total is not None:
+            require_room(part.parent, total - have, f"downloading {file.name}", DownloadError)
         etag = answer.headers.get("ETag", "")
         # A weak validator may not guard a range; without a guard the digest alone decides in the end.
         if etag.startswith('"') and etag.isascii():

@@ -30,6 +30,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from polyclinic import __version__
+from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.prepared import (
     MANIFEST,
     Prepared,
@@ -236,13 +237,7 @@ def _is_whole(manifest: Mapping[str, Any], done: Mapping[str, _Record], folder: 
 
 def _require_room(preparation: Preparation, num_todo: int, folder: Path, stacked: bool) -> None:
     needed = preparation.bytes_an_item * (num_todo + (len(preparation.items) if stacked else 0))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DatasetError(
-            f"preparing {num_todo} items of {preparation.dataset} takes about {_gigabytes(needed)} in {folder}, "
-            f"where {_gigabytes(free)} are free",
-            to_do="make room, or choose a folder on another disk; nothing was begun",
-        )
+    require_room(folder, needed, f"preparing {num_todo} items of {preparation.dataset}")
 
 
 def _begin(preparation: Preparation, folder: Path, done: Mapping[str, _Record]) -> None:
@@ -385,7 +380,3 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _canonical(content: Any) -> str:
     return json.dumps(content, sort_keys=True)
-
-
-def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"

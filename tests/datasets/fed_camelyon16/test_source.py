@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,7 @@ def bucket(tmp_path, monkeypatch):
     (folder / "checksums.md5").write_text("\n".join(lines))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(source_module, "_BYTES_A_SLIDE", 10_000)
     monkeypatch.setattr(source_module, "_ADDRESS", f"http://127.0.0.1:{server.server_port}/CAMELYON16")
     yield folder
     server.shutdown()
@@ -43,6 +45,26 @@ def test_nothing_is_downloaded_without_the_licence(tmp_path):
     with pytest.raises(ConfigError, match=r"CC0 1\.0"):
         download(tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_a_disk_without_room_is_known_before_anything_is_fetched(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=600 * 10**9))
+    monkeypatch.setattr(source_module, "fetch", lambda *args, **options: pytest.fail("asked the server"))
+    with pytest.raises(
+        DownloadError, match=r"downloading 399 slides takes about 698 GB in .*new, where 600 GB are free"
+    ):
+        download(tmp_path / "new", **QUICK)
+    assert not (tmp_path / "new").exists()
+    # Slides that are there already take no more: 39 fewer are 630 GB, 57 fewer 598.5 GB.
+    for number in range(1, 40):
+        (tmp_path / f"tumor_{number:03}.tif").touch()
+    with pytest.raises(DownloadError, match=r"downloading 360 slides takes about 630 GB"):
+        download(tmp_path, **QUICK)
+    for number in range(40, 58):
+        (tmp_path / f"tumor_{number:03}.tif").touch()
+    with pytest.raises(pytest.fail.Exception, match="asked the server"):
+        download(tmp_path, **QUICK)
 
 
 def test_chosen_slides_arrive_checked(bucket, tmp_path):
@@ -95,6 +117,7 @@ def test_all_399_slides_are_asked_for(tmp_path, monkeypatch):
         return folder / file.name
 
     monkeypatch.setattr(source_module, "fetch", fetch)
+    monkeypatch.setattr(source_module, "_BYTES_A_SLIDE", 1)
     download(tmp_path / "to", accept_license=True, show_progress=False)
     assert len({file.url for file in asked}) == 399
     by_name = {file.name: file for file in asked}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -51,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.script, running.seen = {}, []
+        monkeypatch.setattr(module, "_BYTES_A_CASE", 10_000)
         for name in ("_IMAGES", "_LABELS"):
             monkeypatch.setattr(module, name, re.sub("https://[^/]+", f"http://127.0.0.1:{running.server_port}", getattr(module, name)))  # fmt: skip  # noqa: E501
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -102,3 +104,11 @@ def test_a_file_that_cannot_be_had_is_named_and_the_others_come(server, tmp_path
     server.script.clear()
     download(tmp_path, accept_license=True, cases=[3, 14], **quiet)
     assert (tmp_path / "data" / "case_00003" / "imaging.nii.gz").read_bytes() == CONTENT
+
+
+def test_a_disk_without_room_is_known_before_anything_is_fetched(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10**9))
+    with pytest.raises(DownloadError, match=r"downloading 96 cases takes about 10\.6 GB in .*new, where 1 GB are free"):
+        download(tmp_path / "new", accept_license=True, **quiet)
+    assert not (tmp_path / "new").exists()

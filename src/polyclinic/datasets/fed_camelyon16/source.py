@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.download import RemoteFile, fetch, require_license
 from polyclinic.datasets.fed_camelyon16.slides import published_slides, slide_of
 from polyclinic.datasets.federated_dataset import Card
@@ -31,6 +32,7 @@ CARD = Card(
 )
 
 _ADDRESS = "https://camelyon-dataset.s3.us-west-2.amazonaws.com/CAMELYON16"
+_BYTES_A_SLIDE = 1.75e9  # on average: 700 GB for 399
 _CHECKSUMS = "checksums.md5"
 _BY_HAND = f"By hand: {CARD.source_url} names other places that have the slides."
 _MD5_LINE = re.compile(r"([0-9a-fA-F]{32})\s+\*?(.+)")
@@ -57,11 +59,13 @@ def download(
     Raises:
         ConfigError: the licence is not accepted.
         DatasetError: Camelyon16 has no slide of a name.
-        DownloadError: slides cannot be had; the others are there.
+        DownloadError: the disk has no room; or slides cannot be had, and the others are there.
     """
     require_license(CARD, accept_license)
     names = [slide.name for slide in published_slides()] if slides is None else [slide_of(name).name for name in slides]
     folder = Path(to)
+    missing = [name for name in names if not (folder / f"{name}.tif").exists()]
+    require_room(folder, len(missing) * _BYTES_A_SLIDE, f"downloading {len(missing)} slides", DownloadError)
     md5 = _published_md5(folder, **options)
     failed: dict[str, DownloadError] = {}
 

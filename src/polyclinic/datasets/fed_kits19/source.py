@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.download import RemoteFile, fetch, require_license
 from polyclinic.datasets.fed_kits19.cases import IMAGE, LABEL, case_name, folds
 from polyclinic.datasets.federated_dataset import Card
@@ -40,6 +41,7 @@ _BY_HAND = (
     "and give its folder data as the data path."
 )
 _BLOCK = 1 << 22
+_BYTES_A_CASE = 1.1e8  # on average: 10 GB for 96
 
 
 def download(
@@ -63,7 +65,7 @@ def download(
 
     Raises:
         ConfigError: the licence is not accepted.
-        DownloadError: files cannot be had, or are damaged; those that can are there.
+        DownloadError: the disk has no room; or files cannot be had or are damaged, and the others are there.
     """
     require_license(CARD, accept_license)
     # Here and not above: importing rich draws from Python's global random generator.
@@ -77,6 +79,8 @@ def download(
             (IMAGE, _IMAGES.format(number=number)),
         )
     ]
+    missing = {folder for folder, file in wanted if not (folder / file.name).exists()}
+    require_room(Path(to), len(missing) * _BYTES_A_CASE, f"downloading {len(missing)} cases", DownloadError)
     failed: list[DownloadError] = []
     with Progress(disable=not show_progress) as progress, ThreadPoolExecutor(workers) as pool:
         task = progress.add_task("Downloading KiTS19, files", total=len(wanted))
