@@ -17,6 +17,7 @@ LAYERS = [
     {"node"},
     {"federation"},
     {"experiment"},
+    {"benchmark"},
     {"cli", "__init__"},
     {"__main__"},
 ]

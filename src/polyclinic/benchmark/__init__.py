@@ -1,0 +1,1 @@
+"""Comparing federated algorithms on federated datasets: protocols, runs, reports."""
