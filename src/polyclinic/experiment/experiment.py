@@ -392,11 +392,8 @@ class Experiment:
         return f"<Experiment {self.name!r}: round {self.round} of {self._spec.round_limit}, {self.run_folder}>"
 
     def _repr_html_(self) -> str:
-        facts = {
-            "plan": self._spec.class_name,
-            "tags": ", ".join(self._spec.tags),
-            "aggregator": f"{self._spec.aggregator} {self._spec.aggregator_settings}",
+        facts = self._spec.facts() | {
             "round": f"{self.round} of {self._spec.round_limit}",
-            "run folder": str(self.run_folder),
+            "run folder": self.run_folder,
         }
         return html_facts(f"Experiment {self.name}", facts)

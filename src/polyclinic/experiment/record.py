@@ -41,6 +41,14 @@ class ExperimentSpec(_Stored):
     created: str
     versions: dict[str, str]
 
+    def facts(self) -> dict[str, object]:
+        """What a reader wants to know first."""
+        return {
+            "plan": self.class_name,
+            "tags": ", ".join(self.tags),
+            "aggregator": f"{self.aggregator} {self.aggregator_settings}",
+        }
+
 
 class HistoryRow(_Stored):
     """One figure. ``node`` is a node's name, or "pooled"; ``bytes`` are those that moved for it, both ways."""

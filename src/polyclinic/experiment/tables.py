@@ -26,9 +26,9 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def html_facts(caption: str, facts: Mapping[str, str]) -> str:
+def html_facts(caption: str, facts: Mapping[str, object]) -> str:
     """A table of two columns in HTML, for notebooks."""
-    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return f"<table><caption>{escape(caption)}</caption>{rows}</table>"
 
 
