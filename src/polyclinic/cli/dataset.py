@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from polyclinic.cli import dataset_centers, dataset_generate
-from polyclinic.errors import ConfigError
+from polyclinic.cli.dataset_options import Options, options_of
+from polyclinic.errors import ConfigError, reject_unknown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -152,6 +153,7 @@ def prepare(
             help="Pretrained weights, or the word `random`; without it they come from their publisher.",
         ),
     ] = None,
+    options: Options = "",
 ) -> None:
     """Turn a raw download into arrays that training reads fast; repeat the command to go on after an interruption.
 
@@ -161,8 +163,12 @@ def prepare(
 
     dataset = FederatedDataset.load(name)
     make = dataset.hook("prepare")
-    options = _accepted(make, f"prepare {name}", encoder=encoder, weights=weights)
-    path = Path(make(source, to, flamby_compatible=flamby_compatible, workers=workers, **options))
+    given = _accepted(make, f"prepare {name}", encoder=encoder, weights=weights)
+    more = options_of(options)
+    known = inspect.signature(make).parameters.keys() - {"source", "to", "workers", "show_progress"}
+    reject_unknown(more, known, kind=f"option of preparing {name}")
+    more = {"flamby_compatible": flamby_compatible} | more | given
+    path = Path(make(source, to, workers=workers, **more))
     failed = json.loads((path / "manifest.json").read_text("utf-8"))["failed"] if _has_manifest(path) else []
     for entry in failed:
         _say(f"Left out: {entry['id']}: {entry['why']}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polyclinic.cli.dataset_options import Options, options_of
+
 if TYPE_CHECKING:
     from polyclinic.datasets.describe import Description
 
@@ -30,6 +32,7 @@ def describe(
         int, typer.Option(min=1, metavar="N", help="How many images to read of each center's training and test part.")
     ] = 32,
     flamby_compatible: Compatible = False,
+    options: Options = "",
 ) -> None:
     """Show how the centers of a dataset differ: sizes, targets, features or images.
 
@@ -41,8 +44,8 @@ def describe(
     from polyclinic.datasets.describe import describe as look
     from polyclinic.datasets.federated_dataset import FederatedDataset
 
-    options = {"flamby_compatible": True} if flamby_compatible else {}
-    _show(look(FederatedDataset.load(name), data, options=options, most=samples), picture)
+    given = ({"flamby_compatible": True} if flamby_compatible else {}) | options_of(options)
+    _show(look(FederatedDataset.load(name), data, options=given, most=samples), picture)
 
 
 def split(
@@ -63,6 +66,7 @@ def split(
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="The same seed gives the same centers.")] = 0,
     data: Data = None,
     flamby_compatible: Compatible = False,
+    options: Options = "",
 ) -> None:
     """Make more, artificial centers of a dataset, which differ on purpose. The data are not copied.
 
@@ -72,7 +76,7 @@ def split(
     from polyclinic.datasets.describe import describe as look
     from polyclinic.datasets.federated_dataset import FederatedDataset
 
-    options = {"flamby_compatible": True} if flamby_compatible else {}
+    given = ({"flamby_compatible": True} if flamby_compatible else {}) | options_of(options)
     made = make_split(
         FederatedDataset.load(name),
         into,
@@ -81,7 +85,7 @@ def split(
         seed=seed,
         by=by,
         data_path=data,
-        options=options,
+        options=given,
     )
     path = made.save(to)
     _show(look(FederatedDataset.load(str(path))), to / "picture.png")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from polyclinic.cli.at import At, place_of
+from polyclinic.cli.dataset_options import Options, options_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ def create(
     flamby_compatible: Annotated[
         bool, typer.Option("--flamby-compatible", help="As in FLamby, known defects included, to compare with it.")
     ] = False,
+    options: Options = "",
     at: At = None,
 ) -> None:
     """Make one node for each center of a dataset, and register the center's data at it.
@@ -48,7 +50,7 @@ def create(
         data_path=data,
         tags=_words(tags),
         centers=_words(centers) or None,
-        options={"flamby_compatible": True} if flamby_compatible else {},
+        options=({"flamby_compatible": True} if flamby_compatible else {}) | options_of(options),
     )
     typer.echo(f"Made {len(nodes)} nodes at {place}.")
     show(at)

@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 from polyclinic import Experiment, FedAverage, TorchTrainingPlan
 from polyclinic.cli import app
 from polyclinic.datasets.fed_kits19 import BaselineLoss, Optimizer, sliding_window_predict
+from polyclinic.datasets.federated_dataset import FederatedDataset
+from polyclinic.errors import ConfigError, DatasetError
+from polyclinic.federation.places import local_federation
 
 PATCH = (16, 32, 32)
 
@@ -68,3 +71,28 @@ def test_the_card_is_shown(run):
     output = run("dataset", "info", "fed_kits19")
     assert "30,785,984 parameters" in output
     assert "CC BY-NC-SA 4.0" in output
+
+
+def test_its_own_options_go_through_every_command(run):
+    run("dataset", "mock", "fed_kits19", "--to", "raw", "--patients-per-center", "2")
+    own, patch = '{"statistics": "own"}', '{"statistics": "own", "patch_size": [16, 24, 32]}'
+    run("dataset", "prepare", "fed_kits19", "--from", "raw", "--to", "own", "--options", own)
+    with pytest.raises(DatasetError, match="statistics"):
+        FederatedDataset.load("fed_kits19").build(0, data_path="own")
+    run("federation", "create", "fed_kits19", "--data", "own", "--centers", "0", "--options", patch)
+    dataset = local_federation().each_node()[0].registry.datasets()[0]
+    assert dataset.found.shape == (1, 16, 24, 32)
+    assert "16 x 24 x 32" in run("dataset", "describe", "fed_kits19", "--data", "own", "--options", patch)
+    run("dataset", "split", "fed_kits19", "--data", "own", "--into", "2", "--to", "two", "--options", patch)
+    assert FederatedDataset.load("two").build(0)[0][0].shape == (1, 16, 24, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "takes a JSON object, not {"), ("[1]", "takes a JSON object"), ('{"statistcs": "own"}', "'statistics'")],
+)
+def test_options_that_are_none(tmp_path, text, why):
+    words = ["dataset", "prepare", "fed_kits19", "--from", str(tmp_path), "--to", str(tmp_path), "--options", text]
+    caught = CliRunner().invoke(app, words).exception
+    assert isinstance(caught, ConfigError)
+    assert why in str(caught)
