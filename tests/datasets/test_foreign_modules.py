@@ -8,14 +8,15 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from polyclinic import Experiment
+from polyclinic import Experiment, ProcessFederation
 from polyclinic.datasets.baseline_plan import BaselinePlan
 from polyclinic.datasets.describe import describe
 from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.datasets.keyboard import nobody_at_the_keyboard
-from polyclinic.errors import DatasetError
+from polyclinic.errors import DatasetError, RoundFailed
 from polyclinic.federation.in_process import InProcessFederation
 
 INIT = """
@@ -53,6 +54,7 @@ HERE = Path(__file__).parent / "dataset_creation_scripts"
 
 
 def accept(link):
+    print("Fed-Moles is under a licence")
     agreed = HERE / "license_agreement_fed_moles"
     while not agreed.exists():
         answer = input("Do you accept the terms at %s? (y/n) " % link)
@@ -190,6 +192,50 @@ def test_it_is_registered_searched_trained_and_evaluated(package, tmp_path):
     # Its metric is a function of its own, so the value of all is the mean of the nodes' ones, marked as near.
     assert "lyon" in text
     assert "pooled │ ≈" in text
+
+
+def experiment_with(federation, folder):
+    return Experiment(
+        BaselinePlan,
+        tags=["fed_moles"],
+        model_args={"dataset": NAME},
+        training_args={"batch_size": 4, "num_updates": 2},
+        round_limit=1,
+        federation=federation,
+        folder=folder,
+        observers=(),
+    )
+
+
+def test_it_works_in_worker_processes_and_gives_the_same_model(package, tmp_path):
+    accept_licence(package)
+    place = tmp_path / "place"
+    assert command("federation", "create", NAME, "--at", place).exit_code == 0
+    models, scores = [], []
+    for name, kind in (("here", InProcessFederation.at), ("workers", ProcessFederation)):
+        federation = kind(place)
+        experiment = experiment_with(federation, tmp_path / name)
+        experiment.run()
+        models.append(experiment.model())
+        scores.append(experiment.evaluate().nodes)
+        federation.close()
+    here, workers = (model.state_dict() for model in models)
+    assert all(torch.equal(here[key], workers[key]) for key in here)
+    assert scores[0] == scores[1]
+    assert sorted(scores[0]) == ["center 0", "center 1"]
+
+
+def test_a_licence_prompt_in_a_worker_process_is_an_error_that_says_what_to_do(package, tmp_path):
+    accept_licence(package)
+    place = tmp_path / "place"
+    assert command("federation", "create", NAME, "--at", place).exit_code == 0
+    (package / "license_agreement_fed_moles").unlink()  # as if it were another machine's Python
+    federation = ProcessFederation(place, workers=2)
+    with pytest.raises(RoundFailed, match="asks a question at the keyboard, where nobody sits at a node"):
+        experiment_with(federation, tmp_path / "run").run()
+    accept_licence(package)
+    experiment_with(federation, tmp_path / "again").run()
+    federation.close()
 
 
 def test_a_node_is_made_of_each_center(package, tmp_path):
