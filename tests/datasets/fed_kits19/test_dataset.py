@@ -140,6 +140,16 @@ def test_volumes_of_different_size_get_zeros_behind_them(prepared):
         assert images[k].count_nonzero() == image.count_nonzero()
 
 
+def test_patches_of_one_size_are_put_together_as_they_are():
+    items = [(torch.full((1, 2, 3, 4), float(k)), torch.full((1, 2, 3, 4), float(-k))) for k in range(3)]
+    images, targets = collate_fn(items)
+    assert images.shape == (3, 1, 2, 3, 4)
+    assert images[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+    assert torch.equal(targets, -images)
+    images.zero_()
+    assert items[2][0].all()
+
+
 def test_a_case_without_a_tumour_or_kidney_has_random_patches(write_case, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("case_00021", "case_00181"):

@@ -45,6 +45,13 @@ def test_a_cut_is_what_padding_with_zeros_gives(shape, patch, corner):
     np.testing.assert_array_equal(cut(volume, corner, patch), expected)
 
 
+def test_every_half_precision_number_stays_what_it_is():
+    volume = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(16, 64, 64)
+    patch = cut(volume, (0, 0, 0), volume.shape)
+    assert patch.dtype == np.float32
+    np.testing.assert_array_equal(patch.ravel().tolist(), [float(value) for value in volume.ravel()])
+
+
 def test_only_the_patch_is_read(tmp_path):
     read = []
 

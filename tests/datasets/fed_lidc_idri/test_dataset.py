@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_a_training_item_is_two_patches_and_the_second_shows_a_nodule(prepared):
     lesions = 0
     for _ in range(20):
         x, y = data[0]
-        assert (x.shape, x.dtype, y.shape, y.dtype) == ((2, 16, 16, 16), torch.float32, (2, 16, 16, 16), torch.int64)
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((2, 16, 16, 16), torch.float32, (2, 16, 16, 16), torch.uint8)
         assert 0 <= x.min() < x.max() <= 1
         assert set(y.unique().tolist()) <= {0, 1}
         lesions += int(y[1].any())
@@ -76,7 +77,8 @@ def test_the_test_patches_are_the_whole_box(prepared, prepared_as_flamby, shape,
     for number, (i, j, k) in enumerate(corners):
         there = (slice(i, i + 16), slice(j, j + 16), slice(k, k + 16))
         torch.testing.assert_close(x[number], image[there], rtol=0, atol=1e-6)
-        assert torch.equal(y[number], target[there])
+        assert torch.equal(y[number].long(), target[there])
+    assert y.dtype == (torch.int64 if compatible else torch.uint8)
     assert target.sum() > 500
 
 
@@ -90,7 +92,7 @@ def test_training_patches_are_cut_from_the_same_box(prepared):
     for number, (i, j, k) in enumerate(corners):
         there = (slice(i, i + 32), slice(j, j + 32), slice(k, k + 32))
         torch.testing.assert_close(x[number], image[there], rtol=0, atol=1e-6)
-        assert torch.equal(y[number], target[there])
+        assert torch.equal(y[number].long(), target[there])
 
 
 def test_the_whole_box_as_one_patch(prepared):
@@ -98,7 +100,19 @@ def test_the_whole_box_as_one_patch(prepared):
     x, y = data[0]
     image, target = whole_box(prepared, data.series[0], (50, 40, 60))
     torch.testing.assert_close(x[0], image, rtol=0, atol=1e-6)
-    assert torch.equal(y[0], target)
+    assert torch.equal(y[0].long(), target)
+
+
+def test_intensities_beyond_the_window_are_cut_off(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "prepared")
+    uid = FedLidcIdri(center=0, data_path=folder, **SMALL).series[0]
+    (path,) = folder.glob(f"items/{uid}/image.npy")
+    image = np.lib.format.open_memmap(path, mode="r+")
+    image[20, 20, 18:26] = (-32768, -1025, -1024, -212, 599, 600, 601, 32767)
+    image.flush()
+    data = FedLidcIdri(center=0, data_path=folder, out_shape=image.shape, sampler="none")
+    row = data[0][0][0, 20, 20, 18:26]
+    torch.testing.assert_close(row, torch.tensor([0, 0, 0, 0.5, 1623 / 1624, 1, 1, 1]), rtol=0, atol=0)
 
 
 def test_the_published_sizes(prepared):
@@ -129,7 +143,7 @@ def test_the_transform_is_for_the_image_alone_and_the_dtype_too(prepared):
         train=False, data_path=prepared, transform=lambda image: 1 - image, dtype=torch.float64, **SMALL
     )[0]
     plain = FedLidcIdri(train=False, data_path=prepared, **SMALL)[0]
-    assert (x.dtype, y.dtype) == (torch.float64, torch.int64)
+    assert (x.dtype, y.dtype) == (torch.float64, torch.uint8)
     torch.testing.assert_close(x.float(), 1 - plain[0])
     assert torch.equal(y, plain[1])
 

@@ -96,6 +96,28 @@ def test_the_loss_equals_its_formula(prevalence, dtype):
     assert BaselineLoss()(p, y).item() == pytest.approx(loss_by_the_book(p, y), rel=1e-9)
 
 
+def test_a_narrow_target_changes_no_result():
+    torch.manual_seed(0)
+    p = torch.rand(27, 1, 8, 8, 8, requires_grad=True)
+    y = (torch.rand(p.shape) < 0.1).long()
+    # A nodule of more voxels than 8 bits can count.
+    y[0] = 1
+    loss = [BaselineLoss()(p, y.to(dtype)) for dtype in (torch.int64, torch.uint8)]
+    gradient = [torch.autograd.grad(value, p)[0] for value in loss]
+    assert torch.equal(*loss)
+    assert torch.equal(*gradient)
+    wide, prediction = y.numpy(), p.detach().numpy()
+    narrow = wide.astype(np.uint8)
+    assert metric(narrow, prediction) == metric(wide, prediction)
+    assert METRIC.rows(narrow, prediction)["value"] == METRIC.rows(wide, prediction)["value"]
+    assert metric(narrow, narrow) == metric(wide, wide) == 1
+    chunks = [
+        evaluate_dice_on_tests_by_chunks(Dimmed(), [[(p.detach(), target)]], use_gpu=False)
+        for target in (y, torch.from_numpy(narrow))
+    ]
+    assert chunks[0] == chunks[1]
+
+
 def test_the_loss_at_its_ends():
     y = torch.zeros(2, 1, 4, 4, 4, dtype=torch.int64)
     y[:, :, :2] = 1

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from polyclinic.datasets.fed_kits19.augment import augment as augmented
@@ -75,7 +74,7 @@ class _Cases(Dataset[tuple[Tensor, Tensor]]):
     def _volume(
         self, image: NDArray[np.float16], label: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return image.astype(np.float32), label.astype(np.float32)
+        return cut(image, (0, 0, 0), image.shape), cut(label, (0, 0, 0), label.shape)
 
     def _patch(
         self, index: int, image: NDArray[np.float16], label: NDArray[np.uint8]
@@ -208,14 +207,19 @@ def collate_fn(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
     `sliding_window_predict` leaves these zeros out, so that the outcome does not depend on who shares a batch.
     """
-    size = [max(image.shape[axis] for image, _ in batch) for axis in (1, 2, 3)]
-    images, targets = (torch.stack([_padded(item[k], size) for item in batch]) for k in (0, 1))
-    return images, targets
+    images, targets = zip(*batch, strict=True)
+    return _joined(images), _joined(targets)
 
 
-def _padded(volume: Tensor, size: Sequence[int]) -> Tensor:
-    missing = [wanted - there for wanted, there in zip(size, volume.shape[1:], strict=True)]
-    return F.pad(volume, [amount for more in missing[::-1] for amount in (0, more)])
+def _joined(volumes: Sequence[Tensor]) -> Tensor:
+    if len({volume.shape for volume in volumes}) == 1:
+        return torch.stack(list(volumes))
+    size = [max(volume.shape[axis] for volume in volumes) for axis in (1, 2, 3)]
+    joined = volumes[0].new_zeros(len(volumes), 1, *size)
+    for place, volume in zip(joined, volumes, strict=True):
+        z, y, x = volume.shape[1:]
+        place[:, :z, :y, :x] = volume
+    return joined
 
 
 def _checked(patch_size: Sequence[int] | None) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from polyclinic.datasets.fed_kits19.augment import MOST_RADIANS, SCALES, rotation
@@ -49,7 +50,8 @@ def cut(volume: NDArray[Any], corner: Sequence[int], patch_size: Sequence[int]) 
         first, last = max(start, 0), max(min(start + size, end), max(start, 0))
         there.append(slice(first, last))
         here.append(slice(first - start, last - start))
-    patch[tuple(here)] = volume[tuple(there)]
+    # By torch, which turns half precision into single several times as fast as numpy.
+    torch.from_numpy(patch)[tuple(here)] = torch.from_numpy(np.array(volume[tuple(there)]))
     return patch
 
 

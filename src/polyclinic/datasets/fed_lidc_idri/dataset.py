@@ -56,11 +56,10 @@ class _Scans(Dataset[tuple[Tensor, Tensor]]):
         corners = self.sampler.corners(nodules)
         shape = (len(corners), *self.sampler.sizes)
         images = np.empty(shape, dtype=np.float32)
-        # Zeros of numpy take no memory, and no time, until they are touched; a scan's targets take 0.5 GB.
-        targets = np.zeros(shape, dtype=np.int64)
-        outside = min(max(item.facts["lowest"], LOWEST_HU), HIGHEST_HU)
+        # Loss and metric take any dtype. FLamby's takes eight times the memory, and as much longer to move to a GPU.
+        targets = np.zeros(shape, dtype=np.int64 if self.sampler.flamby_compatible else np.uint8)
         for number, corner in enumerate(corners):
-            _read(image, place, corner, self.sampler.out_shape, outside, images[number])
+            _read(image, place, corner, self.sampler.out_shape, item.facts["lowest"], images[number])
             _mark(nodules, corner, targets[number])
         x = torch.from_numpy(images).to(self.dtype)
         return (self.transform(x) if self.transform else x), torch.from_numpy(targets)
@@ -79,21 +78,23 @@ class _Scans(Dataset[tuple[Tensor, Tensor]]):
 def _read(
     image: NDArray[np.int16], place: Shape, corner: Shape, box: Shape, outside: int, patch: NDArray[np.float32]
 ) -> None:
-    """Fills a patch of [0, 1] from the scan; where the scan is not, or is cut off, with the value ``outside``."""
+    """Fills a patch of [0, 1] from the scan; where the scan is not, or is cut off, from the value ``outside``."""
     source, target = [], []
     for n, at, low, size, edge in zip(image.shape, place, corner, patch.shape, box, strict=True):
         first, last = max(low, at, 0), min(low + size, at + n, edge)
         source.append(slice(first - at, max(first, last) - at))
         target.append(slice(first - low, max(first, last) - low))
-    units = np.clip(image[tuple(source)], LOWEST_HU, HIGHEST_HU)
+    units = image[tuple(source)]
     if units.shape != patch.shape:
-        patch.fill((outside - LOWEST_HU) / (HIGHEST_HU - LOWEST_HU))
-    # In 16 bit as long as possible, and straight into the patch: this is what an epoch of loading consists of.
-    units -= LOWEST_HU
-    np.divide(units, np.float32(HIGHEST_HU - LOWEST_HU), out=patch[tuple(target)], dtype=np.float32)
+        patch.fill(outside)
+    # Straight into the patch, and changed there: another array of this size would cost more than the arithmetic.
+    patch[tuple(target)] = units
+    np.clip(patch, np.float32(LOWEST_HU), np.float32(HIGHEST_HU), out=patch)
+    patch -= np.float32(LOWEST_HU)
+    patch /= np.float32(HIGHEST_HU - LOWEST_HU)
 
 
-def _mark(nodules: Tensor, corner: Shape, patch: NDArray[np.int64]) -> None:
+def _mark(nodules: Tensor, corner: Shape, patch: NDArray[np.uint8] | NDArray[np.int64]) -> None:
     here = nodules.numpy() - corner
     here = here[((here >= 0) & (here < patch.shape)).all(axis=1)]
     patch[tuple(here.T)] = 1
@@ -130,7 +131,7 @@ class FedLidcIdri(_Scans):
     """One center, or all with ``pooled``.
 
     Items, with S patches a scan and edges of 128 voxels (mm): ((S, 128, 128, 128) image in [0, 1], target of the same
-    shape, int64 of 0 and 1). In training S = 2: one patch at a random place, then one at a nodule. In test S = 27,
+    shape, uint8 of 0 and 1). In training S = 2: one patch at a random place, then one at a nodule. In test S = 27,
     the whole box in C order. `collate_fn` joins them to batches (batch * S, 1, 128, 128, 128).
 
     Args:
@@ -140,8 +141,8 @@ class FedLidcIdri(_Scans):
         data_path: prepared data; or raw data, which are prepared first, once.
         transform: applied to the patches of a scan at each access, after they are in [0, 1]; not to the target.
         dtype: of the image.
-        flamby_compatible: masks, intensities and places of patches as in FLamby; the data must be prepared in this
-            way.
+        flamby_compatible: masks, intensities, places of patches and the target's dtype, int64, as in FLamby; the data
+            must be prepared in this way.
         out_shape: the box that scans are padded or cut to, voxels.
         patch_size: edge of a patch.
         n_patches: patches a scan in training.

@@ -15,7 +15,6 @@ to draw a random voxel of a nodule no mask is searched.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,39 @@ def parameters(flamby_compatible: bool) -> dict[str, Any]:
     }
 
 
+def prepare_scan(scan: Scan, *, flamby_compatible: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """One scan's arrays, see the module's text; and its shape, own spacing, lowest value and number of readers.
+
+    Raises:
+        DatasetError: its files cannot be read or do not fit each other.
+    """
+    if scan.problem or scan.annotations is None:
+        raise DatasetError(scan.problem)
+    readings = read_annotations(scan.annotations)
+    series = read_series(scan.files, flamby_compatible=flamby_compatible)
+    resize = to_one_mm_as_flamby if flamby_compatible else to_one_mm
+    repair = hounsfield_as_flamby if flamby_compatible else hounsfield
+    values = resize(repair(series.volume), series.spacing)
+    # Half a unit of 1624 is far below a scanner's noise, and 16 bit are half of what must be read in training.
+    units = np.rint(values, out=values).clip(-32768, 32767, out=values).astype(np.int16)
+    # To (x, y, z) in memory as well, which torch does several times as fast as numpy.
+    image = torch.from_numpy(units).contiguous().numpy()
+    del values, units
+    readers = np.zeros(image.shape, dtype=np.uint8)
+    for number, reading in enumerate(readings):
+        mask = nodule_mask_as_flamby(reading, series) if flamby_compatible else nodule_mask(reading.nodules, series)
+        _add_reader(readers, mask, series, number, flamby_compatible)
+    voxels = np.argwhere(readers).astype(np.int16)
+    arrays: dict[str, NDArray[Any]] = {"image": image, "voxels": voxels, "readers": readers[tuple(voxels.T)]}
+    found: dict[str, Any] = {
+        "shape": list(image.shape),
+        "spacing_mm": [round(mm, 6) for mm in series.spacing],
+        "lowest": int(image.min()),
+        "num_readers": len(readings),
+    }
+    return arrays, found
+
+
 def hounsfield(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Intensities from -1024 up; trusts the rescale tags.
 
@@ -145,43 +177,11 @@ def _preparation(source: Path, *, flamby_compatible: bool) -> Preparation:
         dataset=DATASET,
         parameters=parameters(flamby_compatible),
         items=[Item(scan.uid, scan.num_bytes, {"center": scan.center, "split": scan.split}) for scan in scans.values()],
-        work=partial(_prepare_scan, scans, flamby_compatible),
+        work=lambda item: prepare_scan(scans[item.id], flamby_compatible=flamby_compatible),
         libraries=("numpy", "torch", "pydicom", "scikit-image", "scikit-learn"),
         bytes_an_item=min(_BYTES_A_SCAN, 3 * max(scan.num_bytes[0] for scan in scans.values())),
         label="Preparing LIDC-IDRI",
     )
-
-
-def _prepare_scan(
-    scans: Mapping[str, Scan], flamby_compatible: bool, item: Item
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """One scan's arrays, and what was found on the way."""
-    scan = scans[item.id]
-    if scan.problem or scan.annotations is None:
-        raise DatasetError(scan.problem)
-    readings = read_annotations(scan.annotations)
-    series = read_series(scan.files, flamby_compatible=flamby_compatible)
-    resize = to_one_mm_as_flamby if flamby_compatible else to_one_mm
-    repair = hounsfield_as_flamby if flamby_compatible else hounsfield
-    values = resize(repair(series.volume), series.spacing)
-    # Half a unit of 1624 is far below a scanner's noise, and 16 bit are half of what must be read in training.
-    units = np.rint(values, out=values).clip(-32768, 32767, out=values).astype(np.int16)
-    # To (x, y, z) in memory as well, which torch does several times as fast as numpy.
-    image = torch.from_numpy(units).contiguous().numpy()
-    del values, units
-    readers = np.zeros(image.shape, dtype=np.uint8)
-    for number, reading in enumerate(readings):
-        mask = nodule_mask_as_flamby(reading, series) if flamby_compatible else nodule_mask(reading.nodules, series)
-        _add_reader(readers, mask, series, number, flamby_compatible)
-    voxels = np.argwhere(readers).astype(np.int16)
-    arrays: dict[str, NDArray[Any]] = {"image": image, "voxels": voxels, "readers": readers[tuple(voxels.T)]}
-    found: dict[str, Any] = {
-        "shape": list(image.shape),
-        "spacing_mm": [round(mm, 6) for mm in series.spacing],
-        "lowest": int(image.min()),
-        "num_readers": len(readings),
-    }
-    return arrays, found
 
 
 def _add_reader(readers: NDArray[np.uint8], mask: Mask, series: Series, number: int, flamby_compatible: bool) -> None:
