@@ -25,7 +25,7 @@ class TinyEncoder(nn.Module):
 
 
 def use_tiny_encoder(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(ENCODERS, "resnet50", replace(ENCODERS["resnet50"], make=TinyEncoder, resize=None, url=""))
+    patch.setitem(ENCODERS, "resnet50", replace(ENCODERS["resnet50"], make=TinyEncoder, resize=None))
 
 
 @pytest.fixture

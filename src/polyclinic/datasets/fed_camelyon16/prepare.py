@@ -7,7 +7,7 @@ Labels are no part of it: they follow from the slide's name, so features serve w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from polyclinic.datasets.fed_camelyon16.annotations import find_annotations, rea
 from polyclinic.datasets.fed_camelyon16.encoders import LoadedEncoder, load_encoder
 from polyclinic.datasets.fed_camelyon16.flamby_features import dimension_of, find_features, read_features
 from polyclinic.datasets.fed_camelyon16.slides import CENTERS, HOW_TO_GET_IT, find_slides, slide_of
-from polyclinic.datasets.fed_camelyon16.tiling import MPP, TILE, TISSUE, Grid, grid_of, open_slide, tiles
+from polyclinic.datasets.fed_camelyon16.tile_corners import Corners, corners_in, grid_of_given, read_corners
+from polyclinic.datasets.fed_camelyon16.tiling import MPP, TILE, TISSUE, grid_of, open_slide, read_tile
+from polyclinic.datasets.fed_camelyon16.tiling import tiles as find_tiles
 from polyclinic.datasets.preparation import Item, Preparation, ensure, run_preparation
 from polyclinic.datasets.prepared import MANIFEST, read_manifest
+from polyclinic.datasets.prepared_files import sha256
 from polyclinic.errors import DatasetError
 
 NAME = "fed_camelyon16"
+Tile = tuple[tuple[int, int], NDArray[np.uint8]]  # corner x, y in pixels of level 0; (224, 224, 3)
 _BATCH = 64  # tiles at a time
 _BYTES_A_SLIDE = 125_000_000  # 50 GB for 399 slides
 
@@ -36,6 +40,7 @@ def prepare(
     encoder: str = "resnet50",
     weights: str | Path | None = None,
     annotations: str | Path | None = None,
+    tiles: str | Path | None = None,
     workers: int | None = None,
     show_progress: bool = True,
 ) -> Path:
@@ -49,6 +54,7 @@ def prepare(
         encoder: "resnet50" or "phikon", see `encoders`.
         weights: their file; "random"; or None for the usual ones, see `load_encoder`.
         annotations: a folder with outlines of metastases; by default ``annotations`` in ``source`` if it is there.
+        tiles: a table of the tiles to take, such as FLamby's, see `tile_corners`; by default they are looked for.
         workers: slides at a time; by default, one for each core.
 
     Returns:
@@ -56,9 +62,10 @@ def prepare(
 
     Raises:
         ConfigError: no such encoder, or one whose weights have to be given.
-        DatasetError: not one slide can be read, or ``to`` holds data that were prepared in another way.
+        DatasetError: not one slide can be read, ``tiles`` is no such table, or ``to`` holds data that were prepared in
+            another way.
     """
-    preparation = _preparation(Path(source), encoder, weights, annotations)
+    preparation = _preparation(Path(source), encoder, weights, annotations, tiles)
     return run_preparation(preparation, to, workers=workers, show_progress=show_progress)
 
 
@@ -83,7 +90,7 @@ def ensure_prepared(
         return Path(data_path)
     return ensure(
         data_path,
-        lambda path: _preparation(path, encoder, weights, None),
+        lambda path: _preparation(path, encoder, weights),
         dataset=NAME,
         parameters={},  # not looked at: prepared folders do not come here
         how_to_get_it=HOW_TO_GET_IT,
@@ -94,22 +101,32 @@ def ensure_prepared(
     )
 
 
-def _preparation(source: Path, encoder: str, weights: str | Path | None, annotations: str | Path | None) -> Preparation:
+def _preparation(
+    source: Path,
+    encoder: str,
+    weights: str | Path | None,
+    annotations: str | Path | None = None,
+    tiles: str | Path | None = None,
+) -> Preparation:
     if features := find_features(source):
         return _of_features(features)
     files = find_slides(source)
     outlines: dict[str, Path] = {}
     if annotations is not None or (source / "annotations").is_dir():
         outlines = find_annotations(Path(annotations or source / "annotations"))
+    given = None if tiles is None else read_corners(Path(tiles))
     loaded = load_encoder(encoder, weights)
+    parameters = {"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE}
+    if tiles is not None:
+        parameters["tiles"] = sha256(Path(tiles))
 
     def work(item: Item) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         slide_of(item.id)
-        return features_of(files[item.id], loaded, outlines.get(item.id))
+        return features_of(files[item.id], loaded, outlines.get(item.id), given)
 
     return Preparation(
         dataset=NAME,
-        parameters={"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE},
+        parameters=parameters,
         items=[
             Item(name, tuple(p.stat().st_size for p in (path, outlines.get(name)) if p is not None), _facts(name))
             for name, path in files.items()
@@ -154,17 +171,27 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def features_of(
-    path: Path, encoder: LoadedEncoder, outlines: Path | None = None
+    path: Path, encoder: LoadedEncoder, outlines: Path | None = None, given: Mapping[str, Corners] | None = None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays of one slide, and what was found on the way; at any time 64 tiles are in memory.
 
+    Args:
+        outlines: the file of this slide's annotations.
+        given: the corners of each slide's tiles; None to look for tiles with tissue.
+
     Raises:
-        DatasetError: the slide or its outlines cannot be read, or it shows no tissue.
+        DatasetError: the slide or its outlines cannot be read, it shows no tissue, or ``given`` does not fit it.
     """
     drawn = None if outlines is None else read_annotations(outlines)
     with open_slide(path) as slide:
-        grid = grid_of(slide)
-        found = list(_encoded(slide, grid, encoder))
+        if given is None:
+            grid = grid_of(slide)
+            found = list(_encoded(find_tiles(slide, grid), encoder))
+        else:
+            grid = grid_of_given(slide)
+            corners = corners_in(given, path.stem.lower(), slide.dimensions, grid)
+            read = (((int(x), int(y)), read_tile(slide, grid, int(x), int(y))) for x, y in corners)
+            found = list(_encoded(read, encoder))
     if not found:
         raise DatasetError(f"{path.name} shows no tissue")
     corners = np.concatenate([corner for corner, _ in found])
@@ -177,10 +204,10 @@ def features_of(
     return arrays, facts
 
 
-def _encoded(slide: Any, grid: Grid, encoder: LoadedEncoder) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+def _encoded(tiles: Iterable[Tile], encoder: LoadedEncoder) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Corners (k, 2) and features (k, d) of up to 64 tiles at a time."""
-    waiting: list[tuple[tuple[int, int], NDArray[np.uint8]]] = []
-    for found in tiles(slide, grid):
+    waiting: list[Tile] = []
+    for found in tiles:
         waiting.append(found)
         if len(waiting) == _BATCH:
             yield _encode(waiting, encoder)
@@ -189,8 +216,6 @@ def _encoded(slide: Any, grid: Grid, encoder: LoadedEncoder) -> Iterator[tuple[N
         yield _encode(waiting, encoder)
 
 
-def _encode(
-    found: list[tuple[tuple[int, int], NDArray[np.uint8]]], encoder: LoadedEncoder
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _encode(found: list[Tile], encoder: LoadedEncoder) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     corners = np.array([corner for corner, _ in found], dtype=np.int64)
     return corners, encoder(np.stack([tile for _, tile in found]))
