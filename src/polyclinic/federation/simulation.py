@@ -75,7 +75,7 @@ def simulate(
         Node(
             f"node-{number:0{width}}" if not isinstance(data, Mapping) else name,
             name,
-            ListRegistry([_in_memory(name, part, tuple(tags))]),
+            ListRegistry([in_memory(name, part, tuple(tags))]),
             workbenches=benches,
         )
         for number, (name, part) in enumerate(named.items())
@@ -87,6 +87,7 @@ class _Objects(BaseModel):
 
     train: Any
     test: Any = None
+    of_module: Any = None
 
 
 class InMemory:
@@ -113,13 +114,24 @@ class InMemory:
     def changed(self, params: _Objects, fingerprint: str, *, glance: bool = False) -> str | None:  # noqa: ARG002
         return None
 
-    def module(self, params: _Objects) -> ModuleType | None:  # noqa: ARG002
-        return None
+    def module(self, params: _Objects) -> ModuleType | None:
+        found: ModuleType | None = params.of_module
+        return found
 
 
-def _in_memory(name: str, part: Any, tags: tuple[str, ...]) -> RegisteredDataset:
+def in_memory(name: str, part: Any, tags: tuple[str, ...], module: ModuleType | None = None) -> RegisteredDataset:
+    """A dataset of a throw-away node.
+
+    Args:
+        part: a training dataset, or a pair of a training and a test dataset.
+        module: the federated dataset's module whose metric and ``collate_fn`` it takes; None: torch's own way.
+
+    Raises:
+        DatasetError: the training data are empty, or have no length.
+    """
     is_pair = isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(p, "__getitem__") for p in part)
-    params = _Objects(train=part[0], test=part[1]) if is_pair else _Objects(train=part)
+    train, test = part if is_pair else (part, None)
+    params = _Objects(train=train, test=test, of_module=module)
     if not hasattr(params.train, "__len__") or not len(params.train):
         raise DatasetError(f"the training data of {name} are empty, or have no length", to_do="give torch datasets")
     kind = InMemory()

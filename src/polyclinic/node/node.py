@@ -193,11 +193,19 @@ class Node:
         )
 
     def _evaluate(self, request: requests.EvaluateRequest, stop: Stop) -> replies.EvaluateReply:
-        from polyclinic.node.keeping import put_back
         from polyclinic.node.local_evaluation import choose_metrics, evaluate
 
         dataset = self._dataset(request.dataset_id)
         metrics = choose_metrics(request.metrics, dataset.kind.module(dataset.params), dataset.found.classes)
+        workbench = self.judged(request, stop)
+        data = self._load(dataset, train=request.split == "train")
+        return evaluate(workbench, data, collate_fn(dataset), metrics, request, node_id=self.node_id, stop=stop)
+
+    def judged(self, request: requests.EvaluateRequest, stop: Stop | None = None) -> Any:
+        """The workbench, holding the model that this node judges when it is asked so: the one that was sent, with what
+        the node keeps of its own. Valid until the next request."""
+        from polyclinic.node.keeping import put_back
+
         workbench = self._benches().get(request)
         workbench.reset(None)
         workbench.load(request.tensors)
@@ -206,9 +214,8 @@ class Node:
             if request.personal:
                 put_back(workbench, kept.part("personal"))
         if request.fine_tune:
-            self._fine_tune(request, {name: t.clone() for name, t in workbench.state().items()}, stop)
-        data = self._load(dataset, train=request.split == "train")
-        return evaluate(workbench, data, collate_fn(dataset), metrics, request, node_id=self.node_id, stop=stop)
+            self._fine_tune(request, {name: t.clone() for name, t in workbench.state().items()}, stop or Stop())
+        return workbench
 
     def _fine_tune(self, request: requests.EvaluateRequest, state: dict[str, Any], stop: Stop) -> None:
         """Trains the workbench's model for some batches on the node's own data; nothing of it is kept."""
