@@ -93,8 +93,8 @@ class Prepared:
 
     def _map(self, path: Path, expected: Mapping[str, Any]) -> np.memmap[Any, Any]:
         try:
-            # An empty array cannot be mapped.
-            array = np.load(path, mmap_mode="r" if 0 not in expected["shape"] else None)
+            # An empty array cannot be mapped. And of a Path numpy looks up every folder above, each time.
+            array = np.load(str(path), mmap_mode="r" if 0 not in expected["shape"] else None)
         except (OSError, ValueError, EOFError) as err:
             raise DatasetError(
                 f"the prepared array {path} cannot be read: {err}",
