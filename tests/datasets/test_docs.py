@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from polyclinic.datasets.federated_dataset import FederatedDataset, known_datasets
+from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.plans.source import extract_source, load_plan_class
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(__file__).parents[2] / "src" / "polyclinic" / "datasets"
@@ -87,3 +90,33 @@ def test_the_programs_of_the_set_up_page_run_on_made_up_data(tmp_path, monkeypat
         path.write_text(short)
         monkeypatch.syspath_prepend(str(tmp_path))
         exec(compile(short, str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("fed_isic2019", 0), ("fed_camelyon16", 1), ("fed_kits19", 2), ("fed_lidc_idri", 3)]
+)
+def test_the_programs_for_real_data_are_whole_up_to_the_experiment(name, number, tmp_path, monkeypatch):
+    """Without the data: all names are there, and the plan travels and is built by a node, without memory."""
+    told = {}
+
+    class Told:
+        def __init__(self, **arguments):
+            told.update(arguments)
+
+        def run(self): ...
+
+        def evaluate(self): ...
+
+    programs = blocks(DOCS / "set-up-each-dataset.md", "python no-run")
+    assert len(programs) == 4
+    monkeypatch.setattr("polyclinic.Experiment", Told)
+    path = tmp_path / f"real_{name}.py"
+    path.write_text(programs[number], encoding="utf-8")
+    exec(compile(programs[number], str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
+    dataset = FederatedDataset.load(name)
+    args = TrainingArgs(**told["training_args"])
+    assert (args.batch_size, args.num_updates, args.lr) == (dataset.batch_size, 100, dataset.lr)
+    assert told["round_limit"] == dataset.get_nb_max_rounds(100)
+    with torch.device("meta"):
+        plan = load_plan_class(extract_source(told["model_class"]))({})
+    assert type(plan.model) is dataset.baseline
