@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polyclinic.aggregators import Aggregator as Aggregator
+    from polyclinic.aggregators import Cyclic as Cyclic
     from polyclinic.aggregators import FedAverage as FedAverage
     from polyclinic.aggregators import FedProx as FedProx
+    from polyclinic.aggregators import Scaffold as Scaffold
     from polyclinic.errors import PolyclinicError as PolyclinicError
     from polyclinic.experiment.evaluation import Evaluation as Evaluation
     from polyclinic.experiment.experiment import Experiment as Experiment
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Aggregator": "polyclinic.aggregators",
     "Checkpoint": "polyclinic.experiment.observers",
+    "Cyclic": "polyclinic.aggregators",
     "EarlyStopping": "polyclinic.experiment.observers",
     "Evaluation": "polyclinic.experiment.evaluation",
     "Experiment": "polyclinic.experiment.experiment",
@@ -45,6 +48,7 @@ _WHERE = {
     "PolyclinicError": "polyclinic.errors",
     "ProcessFederation": "polyclinic.federation.processes",
     "ProgressBar": "polyclinic.experiment.progress",
+    "Scaffold": "polyclinic.aggregators",
     "TensorBoard": "polyclinic.experiment.observers",
     "TorchTrainingPlan": "polyclinic.plans.torch_plan",
     "TrainingArgs": "polyclinic.messages.training_args",
@@ -54,6 +58,7 @@ _WHERE = {
 __all__ = [
     "Aggregator",
     "Checkpoint",
+    "Cyclic",
     "EarlyStopping",
     "Evaluation",
     "Experiment",
@@ -66,6 +71,7 @@ __all__ = [
     "PolyclinicError",
     "ProcessFederation",
     "ProgressBar",
+    "Scaffold",
     "TensorBoard",
     "TorchTrainingPlan",
     "TrainingArgs",

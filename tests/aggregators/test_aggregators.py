@@ -9,9 +9,11 @@ import torch
 from polyclinic.aggregators import (
     AGGREGATORS,
     LOCAL_RULES,
+    Cyclic,
     FedAverage,
     FedProx,
     ProximalTerm,
+    Scaffold,
     make_aggregator,
     make_local_rule,
 )
@@ -20,7 +22,14 @@ from polyclinic.messages.replies import TrainReply
 from polyclinic.messages.requests import LocalRule
 
 # A new aggregator must be added here.
-EXAMPLES = [FedAverage(), FedAverage(weights="uniform"), FedProx(0.1), FedProx(mu=0, weights="uniform")]
+EXAMPLES = [
+    FedAverage(),
+    FedAverage(weights="uniform"),
+    FedProx(0.1),
+    FedProx(mu=0, weights="uniform"),
+    Scaffold(weights="uniform"),
+    Cyclic(order="shuffled", seed=3),
+]
 every = pytest.mark.parametrize("aggregator", EXAMPLES, ids=lambda one: f"{type(one).__name__}{one.settings}")
 
 
@@ -44,6 +53,7 @@ def test_one_node_gives_its_own_model(aggregator):
     begin = {"w": torch.zeros(3), "n": torch.tensor(5), "m": torch.tensor([True, False])}
     sent = {"w": torch.tensor([1.0, -2.0, 0.1]), "n": torch.tensor(2**60 + 1), "m": torch.tensor([False, True])}
     begin["n"] += 2**60
+    aggregator.setup({"n", "m"})
     aggregator.begin(begin)
     aggregator.add(
         TrainReply(request_id="r", node_id="a", num_samples=3, num_updates=1, loss=0.0, seconds=0.0, tensors=sent)
@@ -65,7 +75,7 @@ def test_the_local_rule_can_be_made_at_a_node(aggregator):
     ("name", "settings", "what", "to_do"),
     [
         ("FedProxx", {}, "unknown aggregator 'FedProxx'", "did you mean 'FedProx'?"),
-        ("Scaffold", {}, "unknown aggregator 'Scaffold'", "known: FedAverage, FedProx"),
+        ("Zzz", {}, "unknown aggregator 'Zzz'", f"known: {', '.join(sorted(AGGREGATORS))}"),
         ("FedProx", {"mu": 1.0, "weight": 1}, "unknown setting of FedProx 'weight'", "did you mean 'weights'?"),
         ("FedAverage", {"mu": 1.0}, "unknown setting of FedAverage 'mu'", "known: weights"),
         ("FedProx", {}, "FedProx needs mu", "write FedProx(mu=…)"),

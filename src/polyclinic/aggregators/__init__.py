@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.aggregators.aggregator import Aggregator, LocalRuleStep
+from polyclinic.aggregators.cyclic import Cyclic
 from polyclinic.aggregators.fed_average import FedAverage
 from polyclinic.aggregators.fed_prox import FedProx, ProximalTerm
+from polyclinic.aggregators.scaffold import Correction, Scaffold
 from polyclinic.errors import ConfigError, nearest, reject_unknown
 from polyclinic.messages.requests import LocalRule
 
-AGGREGATORS: dict[str, type[Aggregator]] = {cls.__name__: cls for cls in (FedAverage, FedProx)}
-LOCAL_RULES: dict[str, type[LocalRuleStep]] = {cls.name: cls for cls in (ProximalTerm,)}
+AGGREGATORS: dict[str, type[Aggregator]] = {cls.__name__: cls for cls in (Cyclic, FedAverage, FedProx, Scaffold)}
+LOCAL_RULES: dict[str, type[LocalRuleStep]] = {cls.name: cls for cls in (Correction, ProximalTerm)}
 
 
 def make_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
@@ -49,4 +51,14 @@ def make_local_rule(rule: LocalRule) -> LocalRuleStep:
     return LOCAL_RULES[rule.name](rule.numbers)
 
 
-__all__ = ["AGGREGATORS", "LOCAL_RULES", "Aggregator", "FedAverage", "FedProx", "make_aggregator", "make_local_rule"]
+__all__ = [
+    "AGGREGATORS",
+    "LOCAL_RULES",
+    "Aggregator",
+    "Cyclic",
+    "FedAverage",
+    "FedProx",
+    "Scaffold",
+    "make_aggregator",
+    "make_local_rule",
+]
