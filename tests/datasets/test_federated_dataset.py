@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import types
@@ -203,7 +204,69 @@ def test_the_round_formula_is_integer_arithmetic_from_left_to_right():
         rounds_for(0, 4, train_samples=486, num_clients=4, epochs=50)
 
 
-@pytest.mark.parametrize("name", ["fed_heart_disease", "fed_ixi", "fed_tcga_brca"])
+# As FLamby publishes them: classes; clients, batch, rate, optimizer, epochs, rounds of 100 updates; training and test
+# samples over all centers; parameters.
+FLAMBY = {
+    "fed_camelyon16": ("FedCamelyon16 Camelyon16Raw", (2, 16, 0.001, "Adam", 45, 3), (270, 129), 320_258),
+    "fed_heart_disease": ("FedHeartDisease HeartDiseaseRaw", (4, 4, 0.001, "Adam", 50, 15), (486, 254), 14),
+    "fed_isic2019": ("FedIsic2019 Isic2019Raw", (6, 64, 0.0005, "Adam", 20, 9), (18597, 4650), 4_017_796),
+    "fed_ixi": ("FedIXITiny IXITinyRaw", (3, 2, 0.001, "AdamW", 10, 7), (453, 113), 246_156),
+    "fed_kits19": ("FedKits19 Kits19Raw", (6, 2, 0.0003, "Adam", 500, 30), (74, 22), 30_785_984),
+    "fed_lidc_idri": ("FedLidcIdri LidcIdriRaw", (4, 1, 0.01, "Adam", 100, 201), (808, 201), 45_596_309),
+    "fed_synthetic": ("FedSynthetic SyntheticRaw", (4, 8, 0.005, "Adam", 10, 3), (660, 340), 33),
+    "fed_tcga_brca": ("FedTcgaBrca TcgaBrcaRaw", (6, 8, 0.1, "Adam", 30, 5), (866, 222), 40),
+}
+MORE_NAMES = {
+    "fed_camelyon16": {"collate_fn"},
+    "fed_ixi": {"SEEDS"},
+    "fed_kits19": {"SEEDS", "collate_fn", "evaluate_dice_on_tests", "softmax_helper"},
+    "fed_lidc_idri": {"SEEDS", "collate_fn", "evaluate_dice_on_tests_by_chunks"},
+}
+
+
+def test_all_of_flambys_datasets_are_there():
+    assert sorted(FLAMBY) == known_datasets()
+
+
+@pytest.mark.parametrize("name", sorted(FLAMBY))
+def test_names_constants_and_counts_are_flambys(name):
+    dataset = FederatedDataset.load(name)
+    classes, constants, counts, num_parameters = FLAMBY[name]
+    exported = {*classes.split(), *REQUIRED_NAMES, *MORE_NAMES.get(name, ())}
+    assert exported <= set(dataset.module.__all__)
+    assert dataset.fed_class is getattr(dataset.module, classes.split()[0])
+    rounds = dataset.get_nb_max_rounds(100, flamby_compatible=True)
+    found = (dataset.num_clients, dataset.batch_size, dataset.lr, dataset.optimizer.__name__)
+    assert (*found, dataset.num_epochs_pooled, rounds) == constants
+    assert tuple(sum(part) for part in zip(*dataset.card.samples, strict=True)) == counts
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in dataset.baseline().parameters()) == num_parameters
+    dataset.baseline_loss()
+
+
+@pytest.mark.parametrize("name", sorted(FLAMBY))
+def test_arguments_are_the_same_everywhere_and_go_by_name_only(name):
+    module = FederatedDataset.load(name).module
+    parameters = inspect.signature(module.FedClass).parameters
+    assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    first = [(key, parameter.default) for key, parameter in parameters.items()][:7]
+    assert first == [
+        ("center", 0),
+        ("train", True),
+        ("pooled", False),
+        ("data_path", None),
+        ("transform", None),
+        ("dtype", torch.float32),
+        ("flamby_compatible", False),
+    ]
+    raw = inspect.signature(getattr(module, FLAMBY[name][0].split()[1])).parameters
+    assert {"data_path", "transform", "dtype"} <= raw.keys() <= parameters.keys()
+    assert [*inspect.signature(module.prepare).parameters][:3] == ["source", "to", "flamby_compatible"]
+    assert [*inspect.signature(module.mock).parameters][:3] == ["to", "patients_per_center", "seed"]
+    assert [*inspect.signature(module.download).parameters][:2] == ["to", "accept_license"]
+
+
+@pytest.mark.parametrize("name", known_datasets())
 def test_our_modules_keep_the_contract_and_describe_themselves(name):
     dataset = FederatedDataset.load(name)
     assert dataset.name == name
@@ -224,11 +287,13 @@ import random, sys
 import numpy as np, torch
 random.seed(3); np.random.seed(3); torch.manual_seed(3)
 before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-import polyclinic.datasets.fed_heart_disease, polyclinic.datasets.fed_ixi, polyclinic.datasets.fed_tcga_brca
+from polyclinic.datasets.federated_dataset import known_datasets, load_module
+for name in known_datasets():
+    load_module(name)
 after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 assert before == after, "a global random state was changed"
-loaded = {"lifelines", "monai", "nibabel", "torchvision", "rich", "sklearn"} & set(sys.modules)
-assert not loaded, loaded
+heavy = {"lifelines", "monai", "nibabel", "openslide", "pydicom", "rich", "skimage", "sklearn", "torchvision"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 

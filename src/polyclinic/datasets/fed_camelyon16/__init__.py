@@ -24,7 +24,7 @@ NUM_EPOCHS_POOLED = 45
 FedClass = FedCamelyon16
 
 
-def get_nb_max_rounds(num_updates: int, batch_size: int = BATCH_SIZE) -> int:
+def get_nb_max_rounds(num_updates: int, batch_size: int = BATCH_SIZE, *, flamby_compatible: bool = True) -> int:  # noqa: ARG001
     """Rounds of ``num_updates`` steps, see `rounds_for`; 3 rounds of 100."""
     return rounds_for(num_updates, batch_size, train_samples=270, num_clients=NUM_CLIENTS, epochs=NUM_EPOCHS_POOLED)
 
