@@ -15,6 +15,7 @@
     ├── FederationError         federation          the nodes cannot be reached as asked
     │   └── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
     ├── TrainingError           training            local training that cannot go on
+    │   ├── Diverged            diverged            a loss or a weight became NaN or infinite, and not by the data
     │   └── DeadlinePassed      deadline            the round's deadline passed before the node was done
     ├── EvaluationError         evaluation          a metric that these predictions do not allow
     ├── AggregationError        aggregation         updates that do not fit together
@@ -104,6 +105,10 @@ class TrainingError(PolyclinicError):
     code = "training"
 
 
+class Diverged(TrainingError):
+    code = "diverged"
+
+
 class DeadlinePassed(TrainingError):
     code = "deadline"
 
@@ -117,7 +122,13 @@ class AggregationError(PolyclinicError):
 
 
 class RoundFailed(PolyclinicError):
+    """In addition, the ``codes`` of the errors that nodes failed with."""
+
     code = "round-failed"
+
+    def __init__(self, what: str, *, to_do: str = "", codes: Iterable[str] = (), **where: object) -> None:
+        super().__init__(what, to_do=to_do, **where)
+        self.codes = frozenset(codes)
 
 
 class RunFolderError(PolyclinicError):

@@ -182,14 +182,14 @@ def test_an_empty_training_set_is_told(work, node):
         ("return F.mse_loss(self.model(x), y).detach()", "plan", "a loss without a gradient", ".detach()"),
         (
             "return F.mse_loss(self.model(x), y) * float('nan')",
-            "training",
+            "diverged",
             "the loss of batch 1 is nan",
             "a logarithm or a division",
         ),
         (
             "self.seen = getattr(self, 'seen', 0) + 1\n"
             "return F.mse_loss(self.model(x), y) / (0.0 if self.seen == 3 else 1.0)",
-            "training",
+            "diverged",
             "the loss of batch 3 is inf",
             "lower lr",
         ),
@@ -236,7 +236,7 @@ def test_a_loss_that_raises_for_missing_values_does_not_hide_them(work):
 def test_a_loss_that_raises_for_a_model_that_diverged(work, node):
     diverge = "if hasattr(self, 'seen'):\n    self.model.weight.data.fill_(float('nan'))\nself.seen = True\n"
     reply = node.handle(work.train(work.plan(diverge + CROSS_ENTROPY)))
-    assert reply.code == "training"
+    assert reply.code == "diverged"
     assert reply.what.startswith("batch 2 failed with RuntimeError: ")
     assert reply.what.endswith("; by then 'model.weight' holds values that are not finite")
     assert reply.to_do == "lower lr, or set clip_norm"
@@ -244,7 +244,7 @@ def test_a_loss_that_raises_for_a_model_that_diverged(work, node):
 
 def test_a_model_that_is_not_finite_after_the_last_step_is_not_sent(work, node):
     reply = node.handle(work.train(work.plan("return self.model(x).mean() * 1e38"), num_updates=1, lr=1e10))
-    assert reply.code == "training"
+    assert reply.code == "diverged"
     assert "after the last step, 'model.weight' holds values that are not finite" in reply.what
     assert "lower lr" in reply.to_do
 

@@ -4,29 +4,30 @@ A cell is one method with one seed on one dataset. Its rows are written at once,
 a cell whose writing was interrupted is known and run again. Damaged lines are left out with a warning and stay in
 the file.
 
-================  ==================================================================================
-``protocol``      "flamby" or "polyclinic"
-``dataset``       "fed_heart_disease", …
-``method``        "Pooled", "Local <center>", or the name of a strategy
-``settings``      the strategy's hyper-parameters, JSON
+====================  ==================================================================================
+``protocol``          "flamby" or "polyclinic"
+``dataset``           "fed_heart_disease", …
+``method``            "Pooled", "Local <center>", or the name of a strategy
+``settings``          the strategy's hyper-parameters, JSON
 ``seed``
-``test``          whose test data: a center's name, "mean" (over centers) or "pooled"; "" if the cell failed
-``round``         after which round; where a cell failed: in which one
-``final``         whether this is the method's result; others are points of its curve
-``metric``        its name
-``value``         NaN if the cell failed
-``num_samples``   in this test set
-``status``        "done", "diverged" or "failed"
-``detail``        why, if not done
-``seconds``       of the whole cell
-``bytes``         sent to and from all nodes until this round
-``peak_memory``   bytes, of the process that ran the cell
-``configuration`` everything that decides the result, JSON
-``versions``      of Python and packages, JSON
-``cell``          the digest of protocol, dataset, method, seed and configuration
-``rows``          how many rows this cell has
-``finished``      when, UTC
-================  ==================================================================================
+``test``              whose test data: a center's name, "mean" (over centers) or "pooled"; "" if the cell failed
+``round``             after which round; where a cell failed: in which one
+``final``             whether this is the method's result; others are points of its curve
+``metric``            its name
+``value``             NaN if the cell failed
+``num_samples``       in this test set
+``status``            "done", "diverged" or "failed"
+``detail``            why, if not done
+``seconds``           of the whole cell
+``training_seconds``  of them: in local training at the nodes
+``bytes``             sent to and from all nodes until this round
+``peak_memory``       bytes, of the process that ran the cell
+``configuration``     everything that decides the result, JSON
+``versions``          of Python and packages, JSON
+``cell``              the digest of protocol, dataset, method, seed and configuration
+``rows``              how many rows this cell has
+``finished``          when, UTC
+====================  ==================================================================================
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class ResultRow(BaseModel):
     status: Status
     detail: str
     seconds: float
+    training_seconds: float
     bytes: int
     peak_memory: int
     configuration: str

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from polyclinic.aggregators import Aggregator
+from polyclinic.aggregators.layer_names import matching, with_other_names
 from polyclinic.errors import ConfigError, nearest
 from polyclinic.node.registry import identifier
 from polyclinic.plans.source import PlanSource, add_dependencies, extract_source, load_plan_class
@@ -105,27 +105,12 @@ def build_plan(
     state = {name: tensor.detach().clone() for name, tensor in plan.state_dict().items()}
     if initial is not None:
         _begin_with(state, initial)
-    own = matching(patterns, state) | set(aggregator.local_layers(plan))
+    own = with_other_names(matching(patterns, state) | set(aggregator.local_layers(plan)), plan)
     if own >= state.keys():
         raise ConfigError("all layers are local: there is nothing to train together", to_do="name fewer local layers")
     parameters = {name for name, _ in plan.named_parameters(remove_duplicate=False)}
     aggregator.setup(buffers := tuple(name for name in state if name not in parameters))
     return Beginning(source, state, buffers, tuple(name for name in state if name in own))
-
-
-def matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
-    """The names that fit one of the patterns: a shell pattern over the whole name, or the beginning of a dotted one.
-
-    Raises:
-        ConfigError: a pattern fits none; names the nearest.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        fits = {name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
-        if not fits:
-            raise ConfigError(f"no layer of the plan fits {pattern!r}", to_do=nearest(pattern, names))
-        found |= fits
-    return found
 
 
 def _begin_with(state: State, initial: Mapping[str, torch.Tensor]) -> None:

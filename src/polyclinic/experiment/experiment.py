@@ -253,7 +253,21 @@ class Experiment:
         """
         check_settings({"metrics": metrics, "nodes": nodes}, {})
         with self._nodes(nodes) as (federation, participants):
-            return self._evaluate(federation, participants, split, metrics, personal, fine_tune)
+            request = self.evaluate_request(split, metrics, personal, fine_tune)
+            return evaluate_nodes(request, participants, federation, self._settings())
+
+    def evaluate_request(
+        self,
+        split: Literal["test", "train"] = "test",
+        metrics: Sequence[str] | None = None,
+        personal: bool = True,
+        fine_tune: int = 0,
+    ) -> EvaluateRequest:
+        """What `evaluate` sends, for no node in particular: for programs that judge models at nodes by themselves."""
+        given: dict[str, Any] = {"round": self.round, "split": split, "personal": personal, "fine_tune": fine_tune}
+        names = None if metrics is None else tuple(metrics)
+        with unfit_values_named():
+            return EvaluateRequest(**self._work(), **given, metrics=names, tensors=self._state)
 
     def model(self, which: Literal["last", "best"] | int = "last") -> torch.nn.Module:
         """The plan's model with the global weights, in eval mode: an ordinary torch module.
@@ -326,7 +340,7 @@ class Experiment:
         self._records.append(record)
         try:
             if spec.training_args.test_every and record.round % spec.training_args.test_every == 0:
-                evaluation = self._evaluate(federation, participants, "test", None)
+                evaluation = evaluate_nodes(self.evaluate_request(), participants, federation, self._settings())
                 added = {"rows": (*record.rows, *evaluation.rows()), "score": evaluation.score(), "tested": True}
                 record = self._records[-1] = record.model_copy(update=added)
             self._folder.write_round(record, state, self._aggregator.state_dict())
@@ -341,21 +355,6 @@ class Experiment:
             return []
         told = tell(self._observers, "round_ended", record=record, history=self.history, model=state)
         return [reason for reason in told if reason]
-
-    def _evaluate(
-        self,
-        federation: Federation,
-        participants: list[Participant],
-        split: Literal["test", "train"],
-        metrics: Sequence[str] | None,
-        personal: bool = True,
-        fine_tune: int = 0,
-    ) -> Evaluation:
-        names = None if metrics is None else tuple(metrics)
-        given: dict[str, Any] = {"round": self.round, "split": split, "metrics": names, "tensors": self._state}
-        with unfit_values_named():
-            request = EvaluateRequest(**self._work(), **given, personal=personal, fine_tune=fine_tune)
-        return evaluate_nodes(request, participants, federation, self._settings())
 
     def _work(self) -> dict[str, Any]:
         """What all requests of this experiment have in common."""

@@ -166,5 +166,6 @@ def _round_failed(round_index: int, failures: Sequence[Failure], names: Mapping[
         f"round {round_index}: {len(names) - len(failures)} of {len(names)} nodes answered, {needed} are needed"
         + named_together(failures, names),
         to_do=(advice(failures) or "look at the nodes named above") + quorum + ". run() goes on from the last round",
+        codes={failure.code for failure in failures},
     )
     return with_tracebacks(error, failures, names)

@@ -123,16 +123,21 @@ def in_memory(name: str, part: Any, tags: tuple[str, ...], module: ModuleType | 
     """A dataset of a throw-away node.
 
     Args:
-        part: a training dataset, or a pair of a training and a test dataset.
+        part: a training dataset, or a pair of a training and a test dataset; None in its place: no test data.
         module: the federated dataset's module whose metric and ``collate_fn`` it takes; None: torch's own way.
 
     Raises:
         DatasetError: the training data are empty, or have no length.
     """
-    is_pair = isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(p, "__getitem__") for p in part)
+    is_pair = isinstance(part, tuple | list) and len(part) == 2 and _is_data(part[0])
+    is_pair = is_pair and (part[1] is None or _is_data(part[1]))
     train, test = part if is_pair else (part, None)
     params = _Objects(train=train, test=test, of_module=module)
     if not hasattr(params.train, "__len__") or not len(params.train):
         raise DatasetError(f"the training data of {name} are empty, or have no length", to_do="give torch datasets")
     kind = InMemory()
     return RegisteredDataset("data", name, tags, cast("DatasetKind", kind), params, kind.inspect(params))
+
+
+def _is_data(value: Any) -> bool:
+    return hasattr(value, "__getitem__")

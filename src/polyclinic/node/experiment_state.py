@@ -17,7 +17,8 @@ import torch
 from polyclinic import tensors
 from polyclinic.errors import MessageError, PlanError
 
-# An experiment goes back by one round at most; one more for safety.
+# An experiment goes back by one round at most; one more for safety. These are rounds of the node's own: with some
+# aggregators it sits out others in between.
 _KEEP = 3
 
 
@@ -54,8 +55,9 @@ class ExperimentState:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        kept = [other for other in sorted(self._rounds(), reverse=True) if other <= round_index][:_KEEP]
         for other in self._rounds():
-            if other > round_index or other <= round_index - _KEEP:
+            if other not in kept:
                 self._path(other).unlink(missing_ok=True)
 
     def load(self, before: int) -> Kept | None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from polyclinic.aggregators import make_local_rule
 from polyclinic.aggregators.aggregator import LocalRound
-from polyclinic.errors import PlanError, TrainingError
+from polyclinic.errors import Diverged, PlanError, TrainingError
 from polyclinic.messages.requests import TrainRequest
 from polyclinic.node.batches import load_batches
 from polyclinic.node.experiment_state import ExperimentState, Kept
@@ -63,7 +63,8 @@ def train(
 
     Raises:
         PlanError: the plan's step does not give a scalar loss.
-        TrainingError: a loss or the resulting model is not finite; or the deadline passed.
+        Diverged: a loss or the resulting model is not finite.
+        TrainingError: the data are not finite, or there are none; or the deadline passed.
         ConfigError: the local rule does not work with this plan.
         Cancelled: on request.
     """
@@ -118,8 +119,10 @@ def _local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> Loc
         optimizer=workbench.plan.optimizer,
         round=request.round,
         kept=kept.part("rule"),
+        kept_personal=kept.part("personal"),
         kept_round=kept.round,
         local_layers=frozenset(request.local_layers),
+        live=workbench.state,
     )
 
 
@@ -173,7 +176,7 @@ def _look(waiting: list[torch.Tensor], losses: list[float], arguments: tuple[Any
                     f"the loss of batch {number} is {value}, and entry {bad[0]} of the batch is not finite itself",
                     to_do="look for missing values in this node's data",
                 )
-            raise TrainingError(
+            raise Diverged(
                 f"the loss of batch {number} is {value}",
                 to_do="lower lr, set clip_norm, or look at the plan's loss for a logarithm or a division",
             )
@@ -190,7 +193,7 @@ def _blame_what_is_not_finite(err: Exception, number: int, arguments: tuple[Any,
             ) from err
     for name, tensor in state.items():
         if _not_finite(tensor):
-            raise TrainingError(
+            raise Diverged(
                 f"{failed}; by then {name!r} holds values that are not finite", to_do="lower lr, or set clip_norm"
             ) from err
 
@@ -234,6 +237,6 @@ def _require_finite(state: State) -> None:
     for name, tensor in state.items():
         # A sum is cheaper than a test of each value, but may overflow; only then each value is looked at.
         if tensor.is_floating_point() and not math.isfinite(tensor.sum().item()) and _not_finite(tensor):
-            raise TrainingError(
+            raise Diverged(
                 f"after the last step, {name!r} holds values that are not finite", to_do="lower lr, or set clip_norm"
             )

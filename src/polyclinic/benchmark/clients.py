@@ -1,0 +1,138 @@
+"""A dataset's centers as the clients of a benchmark: their data, nodes over them, and models judged on their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+
+from polyclinic.datasets.federated_dataset import FederatedDataset
+from polyclinic.federation.in_process import InProcessFederation
+from polyclinic.federation.simulation import in_memory
+from polyclinic.metrics import CustomMetric, Metric, Rows, join_rows
+from polyclinic.node.batches import load_batches
+from polyclinic.node.local_evaluation import to_numpy
+from polyclinic.node.local_training import as_arguments
+from polyclinic.node.node import Node
+from polyclinic.node.registry import ListRegistry
+from polyclinic.node.streams import Streams
+from polyclinic.node.workbenches import Workbenches
+from polyclinic.plans.torch_plan import TorchTrainingPlan
+from polyclinic.randomness import derive, seeded
+
+TAG = "benchmark"
+
+Part = Dataset[Any]
+Predict = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric on one test set; NaN where it is not defined there."""
+
+    value: float
+    num_samples: int
+
+
+class Clients:
+    """The centers of a dataset.
+
+    Args:
+        name: of the dataset.
+        data_path: raw or prepared data; None for datasets that bring their own.
+        options: for the dataset's class, as ``{"flamby_compatible": True}``.
+
+    Raises:
+        DatasetError: the data cannot be read.
+    """
+
+    def __init__(self, name: str, data_path: Path | None = None, options: Mapping[str, Any] | None = None) -> None:
+        self.dataset = FederatedDataset.load(name)
+        self._options = dict(options or {})
+        self._path = self.dataset.ensure_prepared(data_path, **self._options)
+        self.names = self.dataset.centers_at(self._path)
+        metric = self.dataset.mergeable_metric
+        self.metric: Metric = metric or CustomMetric("metric", self.dataset.metric)
+
+    def part(self, center: int, *, train: bool) -> Part:
+        """A center's training or test data."""
+        return self._parts[(center, train)]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, bool], Part]:
+        numbers = range(len(self.names))
+        return {(k, train): self._build(center=k, train=train) for k in numbers for train in (True, False)}
+
+    def pooled(self, *, train: bool) -> Part:
+        """What the dataset itself calls pooled; its features may be scaled otherwise than the centers' are."""
+        return self._build(pooled=True, train=train)
+
+    def _build(self, *, train: bool, center: int = 0, pooled: bool = False) -> Part:
+        return self.dataset.build(center, train=train, data_path=self._path, pooled=pooled, **self._options)
+
+    def federation(
+        self, parts: Mapping[str, tuple[Part, Part | None]], streams: Streams | None = None
+    ) -> InProcessFederation:
+        """Nodes in this process, one for each pair of a training and a test part, in the order given."""
+        workbenches = Workbenches()
+        nodes = [
+            Node(
+                f"client-{number:04}",
+                name,
+                ListRegistry([in_memory(name, part, (TAG,), self.dataset.module)]),
+                workbenches=workbenches,
+                streams=streams,
+            )
+            for number, (name, part) in enumerate(parts.items())
+        ]
+        return InProcessFederation(nodes)
+
+    def rows(self, plan: TorchTrainingPlan, data: Part, *, seed: int, batch_size: int | None = None) -> Rows:
+        """What the metric needs of the model's predictions for all of the data, in their order."""
+        found: list[Rows] = []
+        plan.eval()
+        with seeded(derive(seed, "test")), torch.inference_mode():
+            for batch in self.batches(data, batch_size or self.dataset.batch_size):
+                *inputs, target = as_arguments(batch)
+                found.append(self.metric.rows(to_numpy(target), to_numpy(plan.predict(*inputs))))
+        return join_rows(found)
+
+    def batches(self, data: Part, batch_size: int) -> Any:
+        """The data in their order; tables at once, since that changes no prediction and saves a thousand calls."""
+        count = len(data)  # type: ignore[arg-type]
+        if getattr(data, "tensors", None) is not None:
+            batch_size = max(batch_size, count)
+        order = [torch.arange(count)] if count else []
+        collate = self.dataset.collate_fn
+        return load_batches(data, order, batch_size=batch_size, collate_fn=collate, num_workers=0, seed=0)
+
+    def score(self, rows: Sequence[Rows]) -> Score:
+        """The metric over the rows of one or several test sets together."""
+        together = join_rows(list(rows))
+        return Score(self.metric.value(together), len(next(iter(together.values()), ())))
+
+
+def loader(data: Part, batch_size: int, collate_fn: Callable[..., Any] | None) -> DataLoader[Any]:
+    """Batches of the data in their order, for functions that expect torch's own class."""
+    return DataLoader(data, batch_size=batch_size, collate_fn=collate_fn)
+
+
+def rows_of(data: Part, rows: Sequence[int]) -> Part:
+    """Some samples of a dataset; of a table in memory, a table."""
+    tensors: tuple[torch.Tensor, ...] | None = getattr(data, "tensors", None)
+    if tensors is not None:
+        return TensorDataset(*(t[list(rows)] for t in tensors))
+    return Subset(data, list(rows))
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several datasets one after the other; of tables in memory, a table."""
+    tables = [getattr(part, "tensors", None) for part in parts]
+    if all(table is not None for table in tables):
+        return TensorDataset(*(torch.cat(columns) for columns in zip(*tables, strict=True)))
+    return ConcatDataset(parts)

@@ -1,0 +1,69 @@
+"""Running a cell's experiment, and judging its model at some rounds on the way."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from polyclinic.benchmark.cells import Diverged, Measured
+from polyclinic.errors import Diverged as NotFinite
+from polyclinic.errors import RoundFailed
+from polyclinic.experiment.experiment import Experiment
+from polyclinic.experiment.observers import Observer
+from polyclinic.experiment.record import RoundRecord
+
+Judge = Callable[[int, int], list[Measured]]
+
+
+def curve_rounds(last: int, points: int) -> set[int]:
+    """About so many rounds, evenly spread, the last one among them."""
+    if not points:
+        return {last}
+    every = max(1, -(-last // points))
+    return {*range(every, last + 1, every), last}
+
+
+class Curve(Observer):
+    """Judges the model after the rounds named.
+
+    Args:
+        judge: called with the round and the bytes moved so far.
+        rounds: after which.
+    """
+
+    def __init__(self, judge: Judge, rounds: Collection[int]) -> None:
+        self.figures: list[Measured] = []
+        self.seconds = 0.0
+        self._judge, self._rounds, self._bytes = judge, rounds, 0
+
+    def round_ended(self, *, record: RoundRecord, **_: Any) -> str | None:
+        self._bytes += sum(row.bytes for row in record.rows)
+        if record.round in self._rounds:
+            began = time.perf_counter()
+            self.figures += self._judge(record.round, self._bytes)
+            self.seconds += time.perf_counter() - began
+        return None
+
+
+def run_to_the_end(experiment: Experiment, curve: Curve) -> None:
+    """Runs all rounds; the run folder, which nobody needs afterwards, goes.
+
+    Raises:
+        Diverged: training became not finite; names the round.
+        RoundFailed: nodes failed otherwise.
+    """
+    try:
+        experiment.run()
+    except RoundFailed as err:
+        if NotFinite.code in err.codes:
+            raise Diverged(experiment.round + 1, err.what, curve.figures) from err
+        raise
+    finally:
+        shutil.rmtree(experiment.run_folder.parent, ignore_errors=True)
+
+
+def training_seconds(experiment: Experiment) -> float:
+    """What the nodes say they spent in local training."""
+    return sum(row.seconds for record in experiment.records for row in record.rows if row.split == "train")
