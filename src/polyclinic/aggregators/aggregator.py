@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -74,11 +74,11 @@ class Aggregator(ABC):
         """
 
     def state_dict(self) -> State:
-        """What must be kept from one round to the next, besides the model."""
+        """What must be kept from one round to the next, besides the model; tensors that nothing changes afterwards."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 (most have no state)
-        """Takes back what `state_dict` gave."""
+        """Takes back what `state_dict` gave: after a restart, or because a round could not be completed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,10 @@ class LocalRound:
         optimizer: the plan's, with this round's learning rate.
         round: counted from 1.
         kept: what the rule kept at this node (see `LocalRuleStep.kept`); empty before its first round.
-        kept_round: the round after which it was kept; 0 before the node's first round.
+        kept_personal: the node's personal model (see `LocalRuleStep.personal`), likewise.
+        kept_round: the round after which both were kept; 0 before the node's first round.
         local_layers: names of the tensors that stay at this node.
+        live: all tensors of the plan at the moment of the call, parameters and buffers, to be read or copied into.
     """
 
     parameters: Mapping[str, torch.nn.Parameter]
@@ -100,8 +102,19 @@ class LocalRound:
     optimizer: torch.optim.Optimizer
     round: int
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept_personal: Mapping[str, torch.Tensor] = field(default_factory=dict)
     kept_round: int = 0
     local_layers: frozenset[str] = frozenset()
+    live: Callable[[], State] = dict
+
+    @property
+    def shared(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained and sent, by name."""
+        return {n: p for n, p in self.parameters.items() if p.requires_grad and n not in self.local_layers}
+
+    def start(self, name: str) -> torch.Tensor:
+        """What a parameter was in the global model, on the parameter's device."""
+        return self.sent[name].to(self.parameters[name].device)
 
 
 class LocalRuleStep(ABC):
@@ -109,7 +122,7 @@ class LocalRuleStep(ABC):
 
     A round is `begin`; then for each of `passes`: `begin_pass`, the pass's batches with `adjust_gradients` in each
     step, `end_pass`; then `kept` and `personal`. The pass "train" is the one whose losses and steps are reported; all
-    passes go over the same batches. After the last pass the plan's parameters must be what the node sends.
+    passes go over the same batches. After the last pass the plan's tensors must be what the node sends.
     """
 
     name: ClassVar[str]

@@ -113,9 +113,8 @@ class Correction(LocalRuleStep):
 
     def begin(self, local: LocalRound) -> None:
         self._lr = _learning_rate(local.optimizer)
-        own = local.local_layers
-        self._parameters = {n: p for n, p in local.parameters.items() if p.requires_grad and n not in own}
-        self._start = {name: local.sent[name].to(p.device) for name, p in self._parameters.items()}
+        self._parameters = local.shared
+        self._start = {name: local.start(name) for name in self._parameters}
         # What was kept before a round that the node missed says nothing of the global model that came of that round.
         if self._last_steps and local.kept and local.kept_round == local.round - 1:
             self._corrections = {name: self._correction(name, local.kept) for name in self._parameters}
