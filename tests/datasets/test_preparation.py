@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.datasets.preparation import Item, Preparation, Prepared, ensure, run_preparation
-from polyclinic.datasets.prepared import file_name, read_manifest
+from polyclinic.datasets.prepared import file_name, read_manifest, require_same_parameters
 from polyclinic.errors import ConfigError, DatasetError
 
 quiet = {"show_progress": False}
@@ -156,7 +156,7 @@ def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, stacked):
     process = subprocess.run(command, check=False, cwd=Path(__file__).parent)
     assert process.returncode == -signal.SIGKILL
     assert not (out / "manifest.json").exists()
-    with pytest.raises(DatasetError, match=r"prepared in another way \(format: 1, not 2\)"):
+    with pytest.raises(DatasetError, match="by another version of Polyclinic"):
         run_preparation(some(parameters={"format": 2, "spacing": (1, 2)}), out, stacked=stacked, **quiet)
     with (out / "preparing.jsonl").open("a") as journal:
         journal.write('{"id": "scan-9", "num_by')  # as a kill in the middle of a line leaves it
@@ -445,6 +445,16 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path, content, why):
         Prepared(tmp_path, dataset="fed_x")
     with pytest.raises(DatasetError, match=why):
         run_preparation(some(), tmp_path, **quiet)
+
+
+def test_data_prepared_by_another_version_are_refused_and_say_so(tmp_path):
+    there, wanted = {"format": 1, "size": 3}, {"format": 2, "size": 4}
+    with pytest.raises(DatasetError, match="was prepared by another version of Polyclinic") as caught:
+        require_same_parameters(there, wanted, tmp_path)
+    assert "prepare the data again" in caught.value.to_do
+    with pytest.raises(DatasetError, match=r"in another way \(size: 3, not 4\)"):
+        require_same_parameters(there | {"format": 2}, wanted, tmp_path)
+    require_same_parameters(wanted, wanted, tmp_path)
 
 
 def ensured(path, **changes):

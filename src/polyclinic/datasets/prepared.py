@@ -123,16 +123,25 @@ def read_manifest(folder: Path, dataset: str | None = None) -> dict[str, Any]:
             to_do=f"give a folder made by  polyclinic dataset prepare {dataset}",
         )
     if not {"parameters", "items", "failed", "stacked"} <= manifest.keys():
-        raise DatasetError(
-            f"{folder} was prepared by another version of Polyclinic",
-            to_do="remove this folder and prepare the data again",
-        )
+        raise _of_another_version(folder)
     return manifest
 
 
+def _of_another_version(folder: Path) -> DatasetError:
+    return DatasetError(
+        f"{folder} was prepared by another version of Polyclinic",
+        to_do="remove this folder and prepare the data again, or prepare them in another folder",
+    )
+
+
 def require_same_parameters(there: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Raises DatasetError if a folder was, or is being, prepared with other parameters."""
+    """Raises DatasetError if a folder was, or is being, prepared with other parameters.
+
+    "format" among them is the number of the way of preparing, which a new version of the program may raise.
+    """
     wanted = json.loads(json.dumps(wanted))
+    if there.get("format") != wanted.get("format"):
+        raise _of_another_version(folder)
     keys = [*wanted, *(key for key in there if key not in wanted)]
     differ = [
         f"{key}: {there.get(key)!r}, not {wanted.get(key)!r}" for key in keys if there.get(key) != wanted.get(key)

@@ -138,6 +138,10 @@ def test_prepared_features_are_taken_whatever_made_them(prepared, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"dataset": "fed_ixi"}))
     with pytest.raises(DatasetError, match="not of prepared fed_camelyon16 data but of fed_ixi"):
         ensure_prepared(tmp_path)
+    manifest["parameters"]["format"] = 0
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match="by another version of Polyclinic"):
+        ensure_prepared(tmp_path)
 
 
 def test_raw_slides_are_prepared_beside_once(few, tiny_encoder):
@@ -196,7 +200,7 @@ def test_features_that_flamby_made_are_taken_as_they_are(tmp_path):
     folder = Prepared(prepare(raw, tmp_path / "to", show_progress=False))
     assert [item.id for item in folder.items] == ["normal_001", "test_114", "tumor_001"]
     np.testing.assert_array_equal(folder.array("tumor_001", "features"), given["Tumor_001"])
-    assert folder.parameters == {"encoder": "given", "dimension": 768}
+    assert folder.parameters == {"format": 1, "encoder": "given", "dimension": 768}
     assert {name: why.partition(": ")[0] for name, why in folder.failed.items()} == {
         "normal_002": "normal_002.tif.npy has no tile",
         "normal_003": "normal_003.tif.npy has features that are not finite",

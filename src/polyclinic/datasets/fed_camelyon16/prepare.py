@@ -22,11 +22,12 @@ from polyclinic.datasets.fed_camelyon16.tile_corners import Corners, corners_in,
 from polyclinic.datasets.fed_camelyon16.tiling import MPP, TILE, TISSUE, grid_of, open_slide, read_tile
 from polyclinic.datasets.fed_camelyon16.tiling import tiles as find_tiles
 from polyclinic.datasets.preparation import Item, Preparation, ensure, run_preparation
-from polyclinic.datasets.prepared import MANIFEST, read_manifest
+from polyclinic.datasets.prepared import MANIFEST, read_manifest, require_same_parameters
 from polyclinic.datasets.prepared_files import sha256
 from polyclinic.errors import DatasetError
 
 NAME = "fed_camelyon16"
+_FORMAT = 1  # to be raised when features are made in another way
 Tile = tuple[tuple[int, int], NDArray[np.uint8]]  # corner x, y in pixels of level 0; (224, 224, 3)
 _BATCH = 64  # tiles at a time
 _BYTES_A_SLIDE = 125_000_000  # 50 GB for 399 slides
@@ -86,7 +87,8 @@ def ensure_prepared(
         DatasetError: there are no data.
     """
     if data_path is not None and (Path(data_path) / MANIFEST).is_file():
-        read_manifest(Path(data_path), NAME)
+        there = read_manifest(Path(data_path), NAME)["parameters"]
+        require_same_parameters({"format": there.get("format")}, {"format": _FORMAT}, Path(data_path))
         return Path(data_path)
     return ensure(
         data_path,
@@ -116,7 +118,8 @@ def _preparation(
         outlines = find_annotations(Path(annotations or source / "annotations"))
     given = None if tiles is None else read_corners(Path(tiles))
     loaded = load_encoder(encoder, weights)
-    parameters = {"encoder": encoder, "weights": loaded.weights, "tile": TILE, "mpp": MPP, "tissue": TISSUE}
+    parameters = {"format": _FORMAT, "encoder": encoder, "weights": loaded.weights}
+    parameters |= {"tile": TILE, "mpp": MPP, "tissue": TISSUE}
     if tiles is not None:
         parameters["tiles"] = sha256(Path(tiles))
 
@@ -149,7 +152,7 @@ def _of_features(files: dict[str, Path]) -> Preparation:
 
     return Preparation(
         dataset=NAME,
-        parameters={"encoder": "given", "dimension": dimension},
+        parameters={"format": _FORMAT, "encoder": "given", "dimension": dimension},
         items=[Item(name, (path.stat().st_size,), _facts(name)) for name, path in files.items()],
         work=work,
         bytes_an_item=max(path.stat().st_size for path in files.values()),
