@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polyclinic.aggregators import Aggregator as Aggregator
+    from polyclinic.aggregators import CoordinateMedian as CoordinateMedian
     from polyclinic.aggregators import Cyclic as Cyclic
+    from polyclinic.aggregators import FedAdagrad as FedAdagrad
+    from polyclinic.aggregators import FedAdam as FedAdam
     from polyclinic.aggregators import FedAverage as FedAverage
+    from polyclinic.aggregators import FedAvgM as FedAvgM
+    from polyclinic.aggregators import FedExP as FedExP
+    from polyclinic.aggregators import FedNova as FedNova
     from polyclinic.aggregators import FedProx as FedProx
+    from polyclinic.aggregators import FedYogi as FedYogi
+    from polyclinic.aggregators import GeometricMedian as GeometricMedian
+    from polyclinic.aggregators import Krum as Krum
+    from polyclinic.aggregators import MultiKrum as MultiKrum
+    from polyclinic.aggregators import QFedAvg as QFedAvg
     from polyclinic.aggregators import Scaffold as Scaffold
+    from polyclinic.aggregators import TrimmedMean as TrimmedMean
     from polyclinic.errors import PolyclinicError as PolyclinicError
     from polyclinic.experiment.evaluation import Evaluation as Evaluation
     from polyclinic.experiment.experiment import Experiment as Experiment
@@ -35,46 +47,70 @@ __version__ = "0.1.0"
 _WHERE = {
     "Aggregator": "polyclinic.aggregators",
     "Checkpoint": "polyclinic.experiment.observers",
+    "CoordinateMedian": "polyclinic.aggregators",
     "Cyclic": "polyclinic.aggregators",
     "EarlyStopping": "polyclinic.experiment.observers",
     "Evaluation": "polyclinic.experiment.evaluation",
     "Experiment": "polyclinic.experiment.experiment",
+    "FedAdagrad": "polyclinic.aggregators",
+    "FedAdam": "polyclinic.aggregators",
     "FedAverage": "polyclinic.aggregators",
+    "FedAvgM": "polyclinic.aggregators",
+    "FedExP": "polyclinic.aggregators",
+    "FedNova": "polyclinic.aggregators",
     "FedProx": "polyclinic.aggregators",
+    "FedYogi": "polyclinic.aggregators",
     "Federation": "polyclinic.federation.federation",
+    "GeometricMedian": "polyclinic.aggregators",
     "History": "polyclinic.experiment.history",
     "InProcessFederation": "polyclinic.federation.in_process",
+    "Krum": "polyclinic.aggregators",
+    "MultiKrum": "polyclinic.aggregators",
     "Observer": "polyclinic.experiment.observers",
     "PolyclinicError": "polyclinic.errors",
     "ProcessFederation": "polyclinic.federation.processes",
     "ProgressBar": "polyclinic.experiment.progress",
+    "QFedAvg": "polyclinic.aggregators",
     "Scaffold": "polyclinic.aggregators",
     "TensorBoard": "polyclinic.experiment.observers",
     "TorchTrainingPlan": "polyclinic.plans.torch_plan",
     "TrainingArgs": "polyclinic.messages.training_args",
+    "TrimmedMean": "polyclinic.aggregators",
     "simulate": "polyclinic.federation.simulation",
 }
 
 __all__ = [
     "Aggregator",
     "Checkpoint",
+    "CoordinateMedian",
     "Cyclic",
     "EarlyStopping",
     "Evaluation",
     "Experiment",
+    "FedAdagrad",
+    "FedAdam",
     "FedAverage",
+    "FedAvgM",
+    "FedExP",
+    "FedNova",
     "FedProx",
+    "FedYogi",
     "Federation",
+    "GeometricMedian",
     "History",
     "InProcessFederation",
+    "Krum",
+    "MultiKrum",
     "Observer",
     "PolyclinicError",
     "ProcessFederation",
     "ProgressBar",
+    "QFedAvg",
     "Scaffold",
     "TensorBoard",
     "TorchTrainingPlan",
     "TrainingArgs",
+    "TrimmedMean",
     "simulate",
 ]
 

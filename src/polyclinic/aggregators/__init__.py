@@ -10,15 +10,46 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.aggregators.aggregator import Aggregator, LocalRuleStep
+from polyclinic.aggregators.coordinate_median import CoordinateMedian
 from polyclinic.aggregators.cyclic import Cyclic
+from polyclinic.aggregators.fed_adagrad import FedAdagrad
+from polyclinic.aggregators.fed_adam import FedAdam
 from polyclinic.aggregators.fed_average import FedAverage
+from polyclinic.aggregators.fed_avg_m import FedAvgM
+from polyclinic.aggregators.fed_exp import FedExP
+from polyclinic.aggregators.fed_nova import FedNova
 from polyclinic.aggregators.fed_prox import FedProx, ProximalTerm
+from polyclinic.aggregators.fed_yogi import FedYogi
+from polyclinic.aggregators.geometric_median import GeometricMedian
+from polyclinic.aggregators.krum import Krum
+from polyclinic.aggregators.multi_krum import MultiKrum
+from polyclinic.aggregators.q_fed_avg import QFedAvg
 from polyclinic.aggregators.scaffold import Correction, Scaffold
+from polyclinic.aggregators.trimmed_mean import TrimmedMean
 from polyclinic.errors import ConfigError, nearest, reject_unknown
 from polyclinic.messages.requests import LocalRule
 
-AGGREGATORS: dict[str, type[Aggregator]] = {cls.__name__: cls for cls in (Cyclic, FedAverage, FedProx, Scaffold)}
-LOCAL_RULES: dict[str, type[LocalRuleStep]] = {cls.name: cls for cls in (Correction, ProximalTerm)}
+_ALL: tuple[type[Aggregator], ...] = (
+    CoordinateMedian,
+    Cyclic,
+    FedAdagrad,
+    FedAdam,
+    FedAverage,
+    FedAvgM,
+    FedExP,
+    FedNova,
+    FedProx,
+    FedYogi,
+    GeometricMedian,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Scaffold,
+    TrimmedMean,
+)
+AGGREGATORS = {cls.__name__: cls for cls in _ALL}
+_RULES: tuple[type[LocalRuleStep], ...] = (Correction, ProximalTerm)
+LOCAL_RULES = {cls.name: cls for cls in _RULES}
 
 
 def make_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
@@ -55,10 +86,22 @@ __all__ = [
     "AGGREGATORS",
     "LOCAL_RULES",
     "Aggregator",
+    "CoordinateMedian",
     "Cyclic",
+    "FedAdagrad",
+    "FedAdam",
     "FedAverage",
+    "FedAvgM",
+    "FedExP",
+    "FedNova",
     "FedProx",
+    "FedYogi",
+    "GeometricMedian",
+    "Krum",
+    "MultiKrum",
+    "QFedAvg",
     "Scaffold",
+    "TrimmedMean",
     "make_aggregator",
     "make_local_rule",
 ]

@@ -11,13 +11,13 @@ arXiv:1602.05629. Differs: all nodes take part in every round; BatchNorm statist
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from polyclinic.aggregators.aggregator import Aggregator, State
+from polyclinic.aggregators.settings import Weights, checked_weights, weight_of
 from polyclinic.aggregators.weighted_mean import WeightedMean
-from polyclinic.errors import ConfigError
 from polyclinic.messages.replies import TrainReply
 
 
@@ -31,10 +31,8 @@ class FedAverage(Aggregator):
         ConfigError: for other weights.
     """
 
-    def __init__(self, *, weights: Literal["num_samples", "uniform"] = "num_samples") -> None:
-        if weights not in ("num_samples", "uniform"):
-            raise ConfigError(f"unknown weights {weights!r}", to_do='give "num_samples" or "uniform"')
-        self.weights = weights
+    def __init__(self, *, weights: Weights = "num_samples") -> None:
+        self.weights = checked_weights(weights)
         self._mean: WeightedMean | None = None
 
     @property
@@ -46,8 +44,7 @@ class FedAverage(Aggregator):
 
     def add(self, update: TrainReply) -> None:
         assert self._mean is not None, "begin() comes first"
-        weight = update.num_samples if self.weights == "num_samples" else 1
-        self._mean.add(update.node_id, update.tensors, weight)
+        self._mean.add(update.node_id, update.tensors, weight_of(update, self.weights))
 
     def finish(self) -> State:
         assert self._mean is not None, "begin() comes first"

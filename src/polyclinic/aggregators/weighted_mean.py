@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
+from polyclinic.aggregators.arithmetic import check_fits, flat, unflat
 from polyclinic.errors import AggregationError
 
 # Values converted to float64 at a time: they stay in a core's cache, and torch does not start threads for so few, which
@@ -38,12 +39,9 @@ class WeightedMean:
         Raises:
             AggregationError: naming the node and the tensor.
         """
-        self._check(node_id, tensors)
+        check_fits(node_id, tensors, self._begin)
         for name, total in self._sums.items():
-            values = tensors[name].detach().reshape(-1).cpu()
-            if not values.is_floating_point():
-                values = values.to(torch.int64) - self._begin[name].reshape(-1).to(torch.int64)
-            _add_scaled(total, values, weight)
+            _add_scaled(total, flat(tensors[name], self._begin[name]), weight)
         self._weight += weight
 
     def finish(self) -> dict[str, torch.Tensor]:
@@ -54,28 +52,7 @@ class WeightedMean:
         """
         if not self._weight:
             raise AggregationError("no node contributed a sample in this round")
-        mean = {}
-        for name in list(self._sums):
-            total, begin = self._sums.pop(name).div_(self._weight), self._begin[name]
-            if not begin.is_floating_point():
-                total = begin.reshape(-1).to(torch.int64) + total.round_().to(torch.int64)
-            mean[name] = total.to(begin.dtype).reshape(begin.shape)
-        return mean
-
-    def _check(self, node_id: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        if odd := sorted(tensors.keys() ^ self._begin.keys()):
-            raise AggregationError(
-                f"node {node_id} sent other tensors than the model has: {', '.join(odd[:5])}",
-                to_do="the plan must build the same model at every node",
-            )
-        for name, begin in self._begin.items():
-            sent = tensors[name]
-            if sent.shape != begin.shape or sent.dtype != begin.dtype:
-                raise AggregationError(
-                    f"node {node_id} sent tensor {name!r} as {sent.dtype} {tuple(sent.shape)}, "
-                    f"the model has {begin.dtype} {tuple(begin.shape)}",
-                    to_do="the plan must build the same model at every node",
-                )
+        return {name: unflat(self._sums.pop(name).div_(self._weight), t) for name, t in self._begin.items()}
 
 
 def _add_scaled(total: torch.Tensor, values: torch.Tensor, weight: float) -> None:
