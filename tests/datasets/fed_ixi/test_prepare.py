@@ -145,7 +145,7 @@ def test_raw_data_in_a_place_that_cannot_be_written_are_prepared_in_the_cache(ra
 
 
 def broken(raw, to):
-    """A copy of the raw data in which four subjects cannot be used, and which ones."""
+    """A copy of the raw data in which six subjects cannot be used, and which ones."""
     import gzip
 
     import nibabel
@@ -158,11 +158,17 @@ def broken(raw, to):
     (to / subjects[2].image).write_bytes(whole[: len(whole) // 2])
     odd = nibabel.Nifti1Image(np.full((83, 44, 55), 2, dtype=np.uint8), np.eye(4)).to_bytes()
     (to / subjects[3].label).write_bytes(gzip.compress(odd))
+    other = nibabel.Nifti1Image(np.ones((83, 44, 54), dtype=np.uint8), np.eye(4)).to_bytes()
+    (to / subjects[4].label).write_bytes(gzip.compress(other))
+    holes = nibabel.Nifti1Image(np.full((83, 44, 55), np.nan, dtype=np.float32), np.eye(4)).to_bytes()
+    (to / subjects[5].image).write_bytes(gzip.compress(holes))
     return {
         subjects[0].id: "is not a readable NIfTI file",
         subjects[1].id: "it has no label file",
         subjects[2].id: "is not a readable NIfTI file",
         subjects[3].id: "the label has values other than 0 and 1",
+        subjects[4].id: "image and label differ in shape: (83, 44, 55) and (83, 44, 54)",
+        subjects[5].id: "the image has values that are not finite",
     }
 
 
@@ -170,13 +176,13 @@ def test_subjects_that_cannot_be_read_are_listed_and_do_not_stop_the_others(raw,
     expected = broken(raw, tmp_path / "raw")
     out = prepare(tmp_path / "raw", tmp_path / "out", **quiet)
     manifest = read_manifest(out)
-    assert len(manifest["items"]) == 11
+    assert len(manifest["items"]) == 9
     failed = {entry["id"]: entry["why"] for entry in manifest["failed"]}
     assert failed.keys() == expected.keys()
     for subject, why in expected.items():
         assert why in failed[subject]
     # Mended files are taken in by the same command.
-    for subject in open_raw(raw).subjects[:4]:
+    for subject in open_raw(raw).subjects[:6]:
         for name in (subject.image, subject.label):
             shutil.copy(raw / name, tmp_path / "raw" / name)
     prepare(tmp_path / "raw", out, **quiet)
