@@ -26,7 +26,7 @@ from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
 from polyclinic.experiment.models import as_module, best_round, round_number
 from polyclinic.experiment.observers import Observer, tell
-from polyclinic.experiment.participants import Participant, find_participants
+from polyclinic.experiment.participants import Participant, chosen_by, find_participants
 from polyclinic.experiment.progress import ProgressBar
 from polyclinic.experiment.record import ExperimentSpec, RoundRecord
 from polyclinic.experiment.rounds import RoundSettings, run_round
@@ -333,10 +333,10 @@ class Experiment:
             raise Cancelled(f"stopped on request after round {self.round}", to_do="run() goes on from there")
         spec = self._spec
         request = TrainRequest(**self._work(), round=self.round + 1, tensors=self._state)
-        chosen = set(self._aggregator.choose(request.round, [p.node_id for p in participants]))
-        training = [p for p in participants if p.node_id in chosen]
+        training = chosen_by(self._aggregator, request.round, participants)
+        previous, before = self._state, self._aggregator.state_dict()
         state, record = run_round(request, training, federation, self._aggregator, self._settings(), self._observers)
-        previous, self._state = self._state, state
+        self._state = state
         self._records.append(record)
         try:
             if spec.training_args.test_every and record.round % spec.training_args.test_every == 0:
@@ -348,6 +348,7 @@ class Experiment:
             # The round is not complete: what is in memory must be what is on disk.
             self._records.pop()
             self._state = previous
+            self._aggregator.load_state_dict(before)
             raise
         if not spec.keep_all_rounds:
             self._folder.prune({record.round, record.round - 1, best_round(self._records)})

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyclinic.errors import DatasetChanged, FederationError, NoMatchingNodes, nearest
+from polyclinic.aggregators.aggregator import Aggregator
+from polyclinic.errors import ConfigError, DatasetChanged, FederationError, NoMatchingNodes, nearest
 from polyclinic.federation.federation import Federation
 from polyclinic.messages.replies import DatasetInfo, Failure, SearchReply
 from polyclinic.messages.requests import SearchRequest
@@ -68,6 +69,23 @@ def find_participants(
     found.sort(key=lambda participant: participant.node_id)
     _require_same_columns(found)
     return found
+
+
+def chosen_by(aggregator: Aggregator, round_index: int, participants: Sequence[Participant]) -> list[Participant]:
+    """Those that the aggregator chooses for this round, by node id.
+
+    Raises:
+        ConfigError: it chose none, or a node that does not take part.
+    """
+    there = {p.node_id: p for p in participants}
+    chosen = set(aggregator.choose(round_index, list(there)))
+    if not chosen or not chosen <= there.keys():
+        odd = ", ".join(sorted(chosen - there.keys())) or "none"
+        raise ConfigError(
+            f"{type(aggregator).__name__}.choose() chose {odd} for round {round_index}",
+            to_do=f"return one or more of the node ids that it is given: {', '.join(there)}",
+        )
+    return [p for node_id, p in there.items() if node_id in chosen]
 
 
 def search(federation: Federation, tags: Sequence[str], node_ids: Sequence[str]) -> list[SearchReply]:
