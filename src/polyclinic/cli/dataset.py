@@ -30,6 +30,7 @@ app = typer.Typer(
 `polyclinic federation create fed_ixi --data mock_ixi`""",
 )
 
+_ARGUMENTS = {"source", "to", "accept_license", "workers", "show_progress"}  # those that commands give themselves
 Name = Annotated[str, typer.Argument(help="The dataset, for example fed_ixi; `polyclinic dataset list` names them.")]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to; made if absent.")]
 
@@ -108,6 +109,7 @@ def download(
         list[str] | None,
         typer.Option("--slides", metavar="NAME", help="Only this slide; repeat it for more (fed_camelyon16)."),
     ] = None,
+    options: Options = "",
 ) -> None:
     """Download a dataset from its publisher; a broken download continues when you repeat the command.
 
@@ -119,7 +121,8 @@ def download(
 
     dataset = FederatedDataset.load(name)
     fetch = dataset.hook("download")
-    path = fetch(to, accept_license=accept_license, **_accepted(fetch, f"download {name}", slides=slides or None))
+    given = _more(fetch, f"download {name}", options) | _accepted(fetch, f"download {name}", slides=slides or None)
+    path = fetch(to, accept_license=accept_license, **given)
     if dataset.card is not None:
         _say(f"Licence: {dataset.card.license}, {dataset.card.license_url}\nCite: {dataset.card.citation}")
     _say(f"Downloaded and verified: {path}")
@@ -163,12 +166,9 @@ def prepare(
 
     dataset = FederatedDataset.load(name)
     make = dataset.hook("prepare")
-    given = _accepted(make, f"prepare {name}", encoder=encoder, weights=weights)
-    more = options_of(options)
-    known = inspect.signature(make).parameters.keys() - {"source", "to", "workers", "show_progress"}
-    reject_unknown(more, known, kind=f"option of preparing {name}")
-    more = {"flamby_compatible": flamby_compatible} | more | given
-    path = Path(make(source, to, workers=workers, **more))
+    given = _more(make, f"prepare {name}", options)
+    given |= _accepted(make, f"prepare {name}", encoder=encoder, weights=weights)
+    path = Path(make(source, to, workers=workers, **{"flamby_compatible": flamby_compatible} | given))
     failed = json.loads((path / "manifest.json").read_text("utf-8"))["failed"] if _has_manifest(path) else []
     for entry in failed:
         _say(f"Left out: {entry['id']}: {entry['why']}")
@@ -212,6 +212,15 @@ def _accepted(function: Callable[..., Any], command: str, **options: Any) -> dic
             to_do="leave it out: it is for other datasets",
         )
     return given
+
+
+def _more(function: Callable[..., Any], command: str, text: str) -> dict[str, Any]:
+    """What --options names; ConfigError for one that this dataset's function does not take, or that is an argument."""
+    parameters = inspect.signature(function).parameters.values()
+    known = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    options = options_of(text)
+    reject_unknown(options, known - _ARGUMENTS, kind=f"option of polyclinic dataset {command}")
+    return options
 
 
 app.command()(dataset_centers.describe)

@@ -9,7 +9,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from typer.testing import CliRunner
 
+from polyclinic.cli import app
 from polyclinic.datasets.fed_kits19 import download
 from polyclinic.datasets.fed_kits19 import source as module
 from polyclinic.datasets.fed_kits19.cases import find_cases
@@ -112,3 +114,14 @@ def test_a_disk_without_room_is_known_before_anything_is_fetched(tmp_path, monke
     with pytest.raises(DownloadError, match=r"downloading 96 cases takes about 10\.6 GB in .*new, where 1 GB are free"):
         download(tmp_path / "new", accept_license=True, **quiet)
     assert not (tmp_path / "new").exists()
+
+
+def test_some_cases_by_the_command_line(server, tmp_path):
+    words = ["dataset", "download", "fed_kits19", "--to", str(tmp_path), "--accept-license", "--options"]
+    result = CliRunner().invoke(app, [*words, '{"cases": [3, 21]}'])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert sorted(path.parent.name for path in tmp_path.rglob("imaging.nii.gz")) == ["case_00003", "case_00021"]
+    for wrong, hint in (("case", "'cases'"), ("accept_license", "known"), ("timeout_s", "known")):
+        caught = CliRunner().invoke(app, [*words, f'{{"{wrong}": []}}']).exception
+        assert isinstance(caught, ConfigError)
+        assert hint in str(caught)
