@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,13 @@ def joined(parts: Sequence[Part]) -> Part:
     if all(table is not None for table in tables):
         return TensorDataset(*(torch.cat(columns) for columns in zip(*tables, strict=True)))
     return ConcatDataset(parts)
+
+
+@lru_cache(maxsize=2)
+def clients_of(name: str, data_path: Path | None, options: str = "{}") -> Clients:
+    """The clients of a dataset, read once for all cells that a process runs.
+
+    Args:
+        options: JSON.
+    """
+    return Clients(name, data_path, json.loads(options))

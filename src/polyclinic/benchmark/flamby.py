@@ -11,18 +11,18 @@ repository. The published Cyclic passed no weights on: client 0 trained alone in
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from polyclinic.aggregators import Aggregator, make_aggregator
 from polyclinic.aggregators.cyclic import Cyclic
 from polyclinic.benchmark.cells import ALL_DATA, LOCAL, Cell, Measured, Outcome, with_mean
-from polyclinic.benchmark.clients import TAG, Clients, Score, loader
+from polyclinic.benchmark.clients import TAG, Clients, Score, clients_of, loader
 from polyclinic.benchmark.curves import Curve, curve_rounds, run_to_the_end, training_seconds
 from polyclinic.benchmark.hyperparameters import FLAMBY
 from polyclinic.benchmark.plans import SgdPlan
@@ -81,8 +81,8 @@ FIRST_CLIENT = "client-0000"
 class FlambyProtocol:
     """See the module."""
 
-    name = NAME
-    summary = (
+    name: ClassVar[str] = NAME
+    summary: ClassVar[str] = (
         "100 local SGD updates a round, FLamby's number of rounds and hyper-parameters (chosen on test data), no "
         "validation, the model of client 0 judged; faults of the original are kept unless mended by --fix"
     )
@@ -99,6 +99,15 @@ class FlambyProtocol:
                 to_do=f"{nearest(dataset, FLAMBY)}; or use --protocol polyclinic",
             )
         return FLAMBY[dataset]
+
+    def baseline(self, dataset: str) -> dict[str, Any]:
+        """None: the dataset's own optimizer and learning rate."""
+        del dataset
+        return {}
+
+    def options(self, fixes: Sequence[str]) -> dict[str, Any]:
+        """The options of the dataset's class."""
+        return {} if "data" in fixes else {"flamby_compatible": True}
 
     def configuration(
         self, dataset: FederatedDataset, fixes: Sequence[str], num_updates: int | None, rounds: int | None
@@ -128,7 +137,7 @@ class FlambyProtocol:
             PolyclinicError: it could not be run.
         """
         config, fixes = cell.configuration, cell.configuration["fixes"]
-        clients = _clients(cell.dataset, cell.data_path, "data" not in fixes)
+        clients = clients_of(cell.dataset, cell.data_path, json.dumps(self.options(fixes)))
         dataset = clients.dataset
         baseline = cell.method == ALL_DATA or cell.method.startswith(LOCAL)
         seed = cell.seed if "seed" in fixes else _FIXED_SEED.get(cell.dataset, cell.seed)
@@ -173,11 +182,6 @@ def initial_state(dataset: FederatedDataset, seed: int) -> dict[str, torch.Tenso
     """The weights that the old runner began with: the model built right after the seed was set."""
     with SharedGenerator(seed, iterators_made=False).drawing():
         return {f"model.{name}": tensor for name, tensor in dataset.baseline().state_dict().items()}
-
-
-@lru_cache(maxsize=2)
-def _clients(name: str, data_path: Path | None, compatible: bool) -> Clients:
-    return Clients(name, data_path, {"flamby_compatible": True} if compatible else {})
 
 
 def _rounds(dataset: FederatedDataset, updates: int, fixes: Sequence[str]) -> int:
