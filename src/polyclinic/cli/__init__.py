@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.cli import dataset, demo, federation, node
+from polyclinic.cli import benchmark, dataset, demo, federation, node
 
 app = typer.Typer(
     name="polyclinic",
@@ -27,6 +27,7 @@ app.command()(demo.demo)
 app.add_typer(federation.app, name="federation")
 app.add_typer(node.app, name="node")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 @app.callback(invoke_without_command=True)
