@@ -53,10 +53,10 @@ def kits(to: Path, *, cases: int = 6, shape: tuple[int, int, int] = (130, 512, 5
             shutil.rmtree(case.folder)
     for case in training:
         for name, dtype in ((IMAGE, np.int16), (LABEL, np.uint8)):
-            small = np.asarray(nibabel.load(case.folder / name).dataobj, dtype=dtype)
+            small = np.asarray(nibabel.Nifti1Image.from_filename(case.folder / name).dataobj, dtype=dtype)
             nearest = [np.arange(wanted) * size // wanted for wanted, size in zip(shape, small.shape, strict=True)]
             affine = np.zeros((4, 4))
             affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = -2.5, -0.78, -0.78, 1
-            large = nibabel.Nifti1Image(small[np.ix_(*nearest)], affine)
+            large = nibabel.Nifti1Image(small[np.ix_(*nearest)], affine)  # type: ignore[no-untyped-call]
             (case.folder / name).write_bytes(gzip.compress(large.to_bytes(), compresslevel=1))
     return to
