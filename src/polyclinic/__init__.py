@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from polyclinic.aggregators import Aggregator as Aggregator
     from polyclinic.aggregators import CoordinateMedian as CoordinateMedian
     from polyclinic.aggregators import Cyclic as Cyclic
+    from polyclinic.aggregators import Ditto as Ditto
     from polyclinic.aggregators import FedAdagrad as FedAdagrad
     from polyclinic.aggregators import FedAdam as FedAdam
     from polyclinic.aggregators import FedAverage as FedAverage
     from polyclinic.aggregators import FedAvgM as FedAvgM
+    from polyclinic.aggregators import FedBN as FedBN
+    from polyclinic.aggregators import FedDyn as FedDyn
     from polyclinic.aggregators import FedExP as FedExP
     from polyclinic.aggregators import FedNova as FedNova
     from polyclinic.aggregators import FedProx as FedProx
+    from polyclinic.aggregators import FedRep as FedRep
     from polyclinic.aggregators import FedYogi as FedYogi
     from polyclinic.aggregators import GeometricMedian as GeometricMedian
     from polyclinic.aggregators import Krum as Krum
@@ -49,6 +53,7 @@ _WHERE = {
     "Checkpoint": "polyclinic.experiment.observers",
     "CoordinateMedian": "polyclinic.aggregators",
     "Cyclic": "polyclinic.aggregators",
+    "Ditto": "polyclinic.aggregators",
     "EarlyStopping": "polyclinic.experiment.observers",
     "Evaluation": "polyclinic.experiment.evaluation",
     "Experiment": "polyclinic.experiment.experiment",
@@ -56,9 +61,12 @@ _WHERE = {
     "FedAdam": "polyclinic.aggregators",
     "FedAverage": "polyclinic.aggregators",
     "FedAvgM": "polyclinic.aggregators",
+    "FedBN": "polyclinic.aggregators",
+    "FedDyn": "polyclinic.aggregators",
     "FedExP": "polyclinic.aggregators",
     "FedNova": "polyclinic.aggregators",
     "FedProx": "polyclinic.aggregators",
+    "FedRep": "polyclinic.aggregators",
     "FedYogi": "polyclinic.aggregators",
     "Federation": "polyclinic.federation.federation",
     "GeometricMedian": "polyclinic.aggregators",
@@ -84,6 +92,7 @@ __all__ = [
     "Checkpoint",
     "CoordinateMedian",
     "Cyclic",
+    "Ditto",
     "EarlyStopping",
     "Evaluation",
     "Experiment",
@@ -91,9 +100,12 @@ __all__ = [
     "FedAdam",
     "FedAverage",
     "FedAvgM",
+    "FedBN",
+    "FedDyn",
     "FedExP",
     "FedNova",
     "FedProx",
+    "FedRep",
     "FedYogi",
     "Federation",
     "GeometricMedian",

@@ -11,13 +11,17 @@ from polyclinic.aggregators import (
     LOCAL_RULES,
     CoordinateMedian,
     Cyclic,
+    Ditto,
     FedAdagrad,
     FedAdam,
     FedAverage,
     FedAvgM,
+    FedBN,
+    FedDyn,
     FedExP,
     FedNova,
     FedProx,
+    FedRep,
     FedYogi,
     GeometricMedian,
     Krum,
@@ -43,6 +47,10 @@ EXAMPLES = [
     FedProx(mu=0, weights="uniform"),
     Scaffold(weights="uniform"),
     Cyclic(order="shuffled", seed=3),
+    FedDyn(0.1, weights="uniform"),
+    FedBN(every_norm=True),
+    FedRep(["model.head"], head_passes=2),
+    Ditto(0.5),
     FedAdam(server_lr=0.1),
     FedYogi(beta2=0.9),
     FedAdagrad(tau=1e-8),
@@ -66,7 +74,7 @@ def of_each(examples):
 every = of_each(EXAMPLES)
 # Three nodes at least; and rules that go on from where all nodes are, or stop before.
 NEED_SEVERAL = [one for one in EXAMPLES if isinstance(one, MultiKrum | TrimmedMean)]
-GO_ELSEWHERE = [one for one in EXAMPLES if isinstance(one, FedOpt) or one.settings.get("q")]
+GO_ELSEWHERE = [one for one in EXAMPLES if isinstance(one, FedDyn | FedOpt) or one.settings.get("q")]
 
 
 def model(seed=None):

@@ -12,13 +12,17 @@ from typing import Any
 from polyclinic.aggregators.aggregator import Aggregator, LocalRuleStep
 from polyclinic.aggregators.coordinate_median import CoordinateMedian
 from polyclinic.aggregators.cyclic import Cyclic
+from polyclinic.aggregators.ditto import Ditto, PersonalModel
 from polyclinic.aggregators.fed_adagrad import FedAdagrad
 from polyclinic.aggregators.fed_adam import FedAdam
 from polyclinic.aggregators.fed_average import FedAverage
 from polyclinic.aggregators.fed_avg_m import FedAvgM
+from polyclinic.aggregators.fed_bn import FedBN
+from polyclinic.aggregators.fed_dyn import FedDyn, TiltedLoss
 from polyclinic.aggregators.fed_exp import FedExP
 from polyclinic.aggregators.fed_nova import FedNova
 from polyclinic.aggregators.fed_prox import FedProx, ProximalTerm
+from polyclinic.aggregators.fed_rep import FedRep, HeadFirst
 from polyclinic.aggregators.fed_yogi import FedYogi
 from polyclinic.aggregators.geometric_median import GeometricMedian
 from polyclinic.aggregators.krum import Krum
@@ -32,13 +36,17 @@ from polyclinic.messages.requests import LocalRule
 _ALL: tuple[type[Aggregator], ...] = (
     CoordinateMedian,
     Cyclic,
+    Ditto,
     FedAdagrad,
     FedAdam,
     FedAverage,
     FedAvgM,
+    FedBN,
+    FedDyn,
     FedExP,
     FedNova,
     FedProx,
+    FedRep,
     FedYogi,
     GeometricMedian,
     Krum,
@@ -48,7 +56,7 @@ _ALL: tuple[type[Aggregator], ...] = (
     TrimmedMean,
 )
 AGGREGATORS = {cls.__name__: cls for cls in _ALL}
-_RULES: tuple[type[LocalRuleStep], ...] = (Correction, ProximalTerm)
+_RULES: tuple[type[LocalRuleStep], ...] = (Correction, HeadFirst, PersonalModel, ProximalTerm, TiltedLoss)
 LOCAL_RULES = {cls.name: cls for cls in _RULES}
 
 
@@ -88,13 +96,17 @@ __all__ = [
     "Aggregator",
     "CoordinateMedian",
     "Cyclic",
+    "Ditto",
     "FedAdagrad",
     "FedAdam",
     "FedAverage",
     "FedAvgM",
+    "FedBN",
+    "FedDyn",
     "FedExP",
     "FedNova",
     "FedProx",
+    "FedRep",
     "FedYogi",
     "GeometricMedian",
     "Krum",
