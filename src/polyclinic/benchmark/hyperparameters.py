@@ -32,7 +32,8 @@ def _dataset(
         "Cyclic": {"lr": cyclic},
         "FedAdam": {"lr": adam[0], "server_lr": adam[1], **moments},
         "FedYogi": {"lr": yogi[0], "server_lr": yogi[1], **moments},
-        "FedAdagrad": {"lr": adagrad[0], "server_lr": adagrad[1], **moments},
+        # Its rule has no beta2.
+        "FedAdagrad": {"lr": adagrad[0], "server_lr": adagrad[1], "tau": moments["tau"], "beta1": moments["beta1"]},
     }
 
 
