@@ -55,7 +55,7 @@ def contents(results: Results) -> str:
     ended = sorted(cell.first.finished for cell in results.cells)
     when = ended[0][:10] if ended[0][:10] == ended[-1][:10] else f"{ended[0][:10]} to {ended[-1][:10]}"
     files = f"{'file' if len(results.files) == 1 else 'files'} {', '.join(results.files)}"
-    return f"{_count(len(results.cells), 'run')} ({runs}) of {when}, from {files}."
+    return f"{counted(len(results.cells), 'run')} ({runs}) of {when}, from {files}."
 
 
 def protocol(results: Results) -> list[str]:
@@ -63,7 +63,7 @@ def protocol(results: Results) -> list[str]:
     seeds = sorted({cell.first.seed for cell in results.cells})
     return [
         *([f"Protocol “{results.protocol}”: {summary}."] if (summary := _summary(results.protocol)) else []),
-        f"{_count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}. What was set for each method, rounds and local "
+        f"{counted(len(seeds), 'seed')}: {', '.join(map(str, seeds))}. What was set for each method, rounds and local "
         "updates included, is in the table “Settings” of each dataset.",
     ]
 
@@ -83,7 +83,7 @@ def dataset_facts(dataset: DatasetResults) -> str:
     total = dataset.num_samples(POOLED)
     tested = f"Test samples: {sizes}{f'; together {total}' if total else ''}. " if dataset.centers else ""
     metric = f"Metric: {metric_name(dataset.metrics[0])}{_direction(dataset.metrics[0])}. "
-    return f"{_count(len(dataset.centers), 'center')}. {tested}{metric}Seeds: {', '.join(map(str, seeds))}."
+    return f"{counted(len(dataset.centers), 'center')}. {tested}{metric}Seeds: {', '.join(map(str, seeds))}."
 
 
 def bars(dataset: DatasetResults, metric: str, published: Sequence[PublishedValue]) -> Words:
@@ -156,8 +156,8 @@ def heat_map(dataset: DatasetResults, metric: str) -> Words:
     ]
     return Words(
         "Each model on each center",
-        f"Heat map, {metric_name(metric)} of {_count(len(dataset.arms), 'model')} on the test data of "
-        f"{_count(len(dataset.centers), 'center')} of {dataset.name}. {'; '.join(own)}.",
+        f"Heat map, {metric_name(metric)} of {counted(len(dataset.arms), 'model')} on the test data of "
+        f"{counted(len(dataset.centers), 'center')} of {dataset.name}. {'; '.join(own)}.",
         f"{metric_name(metric, first=True)} of the model in the row on the test data of the column, mean over the "
         "seeds that are done. Framed: a Local model on its own center's test data. “diverged” and “failed”: no run of "
         "this method came to its end; “–”: no figure, for example where a metric is not defined on a test set.",
@@ -181,5 +181,6 @@ def _direction(metric: str) -> str:
         return ""
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """For example "1 run", "2 runs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

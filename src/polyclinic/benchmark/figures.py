@@ -1,5 +1,7 @@
 """The pictures of a benchmark report. Each is a matplotlib figure of its own; pyplot's global state is not used.
 
+All take a dataset that has at least one figure on a test set.
+
 A method has the same colour, line and marker in all of them. The seven colours can be told apart with the common kinds
 of colour blindness: Okabe and Ito, Color Universal Design, 2008, without yellow, and with Tol's wine (Colour Schemes,
 SRON/EPS/TN/09-002, 2021). With more than seven strategies, lines and markers tell those of one colour apart.
@@ -95,9 +97,9 @@ def bars(
     tests = [test for test in (MEAN, POOLED) if test in dataset.tests] or list(dataset.tests[:1])
     rows = _rows(dataset.arms)
     variants = list(dict.fromkeys(value.variant for value in published))
-    figure = _figure(1.25 + (0.235 + 0.08 * max(len(variants) - 1, 0)) * (max(rows, default=0.0) + 1))
-    axes = figure.subplots(1, max(len(tests), 1), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, test in zip(axes, tests, strict=False):
+    figure = _figure(1.25 + (0.235 + 0.08 * max(len(variants) - 1, 0)) * (max(rows) + 1))
+    axes = figure.subplots(1, len(tests), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, test in zip(axes, tests, strict=True):
         for row, arm in zip(rows, dataset.arms, strict=True):
             _bar(axis, row - 0.1 * max(len(variants), 1), arm.result(test, metric), style(arm).colour)
             _say_in_words(axis, row, arm, arm.result(test, metric))
@@ -107,7 +109,7 @@ def bars(
         _finish_bars(axis, test, metric)
     _limit(axes)
     axes[0].set_yticks(rows, [arm.label for arm in dataset.arms], fontsize=_SMALL)
-    axes[0].set_ylim(max(rows, default=0.0) + 0.7, -0.7)
+    axes[0].set_ylim(max(rows) + 0.7, -0.7)
     _legend(figure, [*_bar_keys(), *_published_keys(published)], columns=3)
     return figure
 
@@ -197,7 +199,7 @@ def _published_keys(published: Sequence[PublishedValue]) -> list[Any]:
 def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) -> Figure:
     """Each strategy over the rounds, a panel a hospital, then the mean over hospitals and the pooled data."""
     tests = dataset.tests
-    columns = 2 if len(tests) == 4 else min(3, max(len(tests), 1))
+    columns = 2 if len(tests) == 4 else min(3, len(tests))
     lines = math.ceil(len(tests) / columns)
     figure = _figure(1.85 * lines + 0.25 + 0.17 * math.ceil((len(dataset.strategies) + 2) / 3))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
@@ -229,9 +231,9 @@ def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Styl
 
     tests = [test for test in (MEAN, POOLED) if test in dataset.tests] or list(dataset.tests[:1])
     figure = _figure(2.6 + 0.17 * math.ceil((len(dataset.strategies) + 1) / 3))
-    axes = figure.subplots(1, max(len(tests), 1), squeeze=False, sharex=True, sharey=True)[0]
+    axes = figure.subplots(1, len(tests), squeeze=False, sharex=True, sharey=True)[0]
     sent: list[float] = []
-    for axis, test in zip(axes, tests, strict=False):
+    for axis, test in zip(axes, tests, strict=True):
         _references(axis, dataset, test, metric)
         for arm in dataset.strategies:
             points = [p for p in arm.curve(test, metric) if p[1] > 0]
@@ -299,7 +301,7 @@ def heat_map(dataset: DatasetResults, metric: str) -> Figure:
     shown = np.ma.masked_invalid(values)
     names = [title_of(test) for test in tests]
     turned = sum(map(len, names)) > 60
-    figure = _figure(0.95 + 0.215 * len(arms) + turned * 0.05 * max(map(len, names), default=0))
+    figure = _figure(0.95 + 0.215 * len(arms) + turned * 0.05 * max(map(len, names)))
     axis = figure.subplots()
     image = axis.imshow(shown, aspect="auto", cmap="viridis")
     low, high = image.get_clim()

@@ -67,21 +67,22 @@ def _beginning(results: Results) -> list[str]:
 
 
 def _dataset(dataset: DatasetResults, folder: Path, style: Callable[[Arm], figures.Style], with_published: bool) -> str:
-    main, name = dataset.metrics[0], anchor(dataset.name)
-    parts = [
-        f'<h2 class="dataset" id="{name}">{element("span", dataset.name)}</h2>',
-        element("p", captions.dataset_facts(dataset)),
-    ]
+    name = anchor(dataset.name)
+    head = f'<h2 class="dataset" id="{name}">{element("span", dataset.name)}</h2>'
+    if not dataset.tests:
+        nothing = element("p", "No run on this dataset gave a figure: there is nothing to draw.")
+        return "\n".join([head, nothing, tables.result_table(dataset, ""), tables.configuration_table(dataset)])
+    parts = [head, element("p", captions.dataset_facts(dataset))]
 
     def add(kind: str, drawn: Figure, what: captions.Words) -> None:
         parts.append(figure(_saved(drawn, folder / f"{name}-{kind}.png"), what.alt, what.caption, what.title))
 
+    main = dataset.metrics[0]
     for metric in dataset.metrics:
         shown = _published_of(dataset, metric) if with_published else []
         ending = "" if metric == main else f"-{anchor(metric)}"
         add(f"bars{ending}", figures.bars(dataset, metric, shown, style), captions.bars(dataset, metric, shown))
-        parts.append(tables.result_table(dataset, metric))
-        parts.append(tables.difference_table(dataset, metric))
+        parts += [tables.result_table(dataset, metric), tables.difference_table(dataset, metric)]
         if shown:
             parts.append(tables.published_table(dataset, metric, shown))
     if dataset.strategies:

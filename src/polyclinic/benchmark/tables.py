@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
-from polyclinic.benchmark.captions import bytes_in_words
+from polyclinic.benchmark.captions import bytes_in_words, counted
 from polyclinic.benchmark.figures import metric_name, title_of
 from polyclinic.benchmark.html import element, table
 from polyclinic.benchmark.over_seeds import POOLED_MODEL, Arm, DatasetResults, OverSeeds, Results, mean_interval
@@ -134,8 +135,8 @@ def unfinished_table(results: Results) -> str:
 
 def versions_table(results: Results) -> str:
     """With what the runs were made."""
-    texts = dict.fromkeys(cell.first.versions for cell in results.cells)
-    rows = [[f"{sum(cell.first.versions == text for cell in results.cells)} runs", _versions(text)] for text in texts]
+    texts = Counter(cell.first.versions for cell in results.cells)
+    rows = [[counted(number, "run"), _versions(text)] for text, number in texts.items()]
     caption = "Versions of Python and packages that made the runs."
     return element("h2", "Versions") + table(["", "versions"], rows, caption, words=[1])
 
