@@ -48,6 +48,13 @@ def test_all_values_pass_by_in_columns(monkeypatch, chunk):
     assert list(updates.combined(median, ["b"])) == ["b"]
 
 
+def test_some_of_the_updates():
+    updates = kept({"w": torch.zeros(1)}, [{"w": torch.tensor([float(k)])} for k in range(4)])
+    some = updates.only([3, 1])
+    assert (len(some), some.num_samples, len(updates)) == (2, [2, 4], 4)
+    assert next(some.columns(["w"])).tolist() == [[1], [3]]
+
+
 def test_counters_are_kept_exactly():
     begin = {"n": torch.tensor(2**60 + 1)}
     sent = [{"n": torch.tensor(2**60 + step)} for step in (2, 4, 9)]

@@ -81,43 +81,42 @@ class GeometricMedian(Aggregator):
         updates, self._updates = self._updates, None
         parameters = {name for name, t in updates.begin.items() if t.is_floating_point() and name not in self.buffers}
         new = updates.combined(median, updates.begin.keys() - parameters)
-        new |= updates.combined(self._shares(updates, parameters), parameters)
+        finite = _finite(updates, parameters)
+        new |= finite.combined(self._mean(finite, parameters), parameters)
         return {name: new[name] for name in updates.begin}
 
-    def _shares(self, updates: KeptUpdates, names: Collection[str]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _mean(self, updates: KeptUpdates, names: Collection[str]) -> Callable[[torch.Tensor], torch.Tensor]:
         """The mean whose weights b_k / sum b make the geometric median."""
-        finite = torch.ones(len(updates), dtype=torch.bool)
-        for values in updates.columns(names):
-            finite &= values.isfinite().all(dim=1)
-        if not finite.any():
-            raise AggregationError("no node sent finite parameters", to_do="lower the nodes' learning rate")
         counts = torch.ones(len(updates)) if self.weights == "uniform" else torch.tensor(updates.num_samples)
-        weights = counts.double()[finite]
-        shares = weights
+        shares = weights = counts.double()
         point: Callable[[torch.Tensor], torch.Tensor] = median
         for _ in range(self.max_iterations):
-            distances = _distances(updates, names, finite, point)
-            pull = weights / distances.clamp(min=self.smoothing)
+            pull = weights / _distances(updates, names, point).clamp(min=self.smoothing)
             last, shares = shares, pull / pull.sum()
-            point = _mean(shares)
+            point = _mean_by(shares)
             if (shares - last).abs().max() <= self.tolerance:
                 break
-        return lambda values: point(values[finite])
+        return point
 
 
-def _mean(shares: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _mean_by(shares: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda values: (shares[:, None] * values).sum(dim=0)
 
 
 def _distances(
-    updates: KeptUpdates,
-    names: Collection[str],
-    rows: torch.Tensor,
-    point: Callable[[torch.Tensor], torch.Tensor],
+    updates: KeptUpdates, names: Collection[str], point: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """||z − w_k|| for the updates in ``rows``, z being made by ``point`` of their values."""
-    squared = torch.zeros(int(rows.sum()), dtype=torch.float64)
+    """||z − w_k|| for each update, z being made by ``point`` of their values."""
+    squared = torch.zeros(len(updates), dtype=torch.float64)
     for values in updates.columns(names):
-        values = values[rows]
         squared += (values - point(values)).square().sum(dim=1)
     return squared.sqrt()
+
+
+def _finite(updates: KeptUpdates, names: Collection[str]) -> KeptUpdates:
+    finite = torch.ones(len(updates), dtype=torch.bool)
+    for values in updates.columns(names):
+        finite &= values.isfinite().all(dim=1)
+    if not finite.any():
+        raise AggregationError("no node sent finite parameters", to_do="lower the nodes' learning rate")
+    return updates.only(place for place, sound in enumerate(finite.tolist()) if sound)

@@ -66,7 +66,7 @@ class MultiKrum(Aggregator):
         parameters = {name for name, t in updates.begin.items() if t.is_floating_point() and name not in self.buffers}
         scores = _scores(squared_distances(updates, parameters), len(updates) - self.num_hostile - 2)
         chosen = sorted(range(len(updates)), key=lambda node: scores[node])[:num_selected]
-        new = updates.combined(lambda values: values[sorted(chosen)].mean(dim=0), parameters)
+        new = updates.only(chosen).combined(lambda values: values.mean(dim=0), parameters)
         new |= updates.combined(median, updates.begin.keys() - parameters)
         return {name: new[name] for name in updates.begin}
 

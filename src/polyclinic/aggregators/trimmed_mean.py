@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from polyclinic.aggregators.aggregator import Aggregator, State
-from polyclinic.aggregators.kept_updates import KeptUpdates
+from polyclinic.aggregators.kept_updates import KeptUpdates, ordered
 from polyclinic.aggregators.settings import number
 from polyclinic.errors import AggregationError
 from polyclinic.messages.replies import TrainReply
@@ -65,4 +65,4 @@ class TrimmedMean(Aggregator):
                 f"TrimmedMean(fraction={self.fraction:g}) sets {trimmed} of {num_nodes} nodes aside at each end",
                 to_do="it must set at least one aside and leave at least one: change the fraction or ask more nodes",
             )
-        return updates.combined(lambda values: values.sort(dim=0).values[trimmed : num_nodes - trimmed].mean(dim=0))
+        return updates.combined(lambda values: ordered(values)[trimmed : num_nodes - trimmed].mean(dim=0))
