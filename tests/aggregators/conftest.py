@@ -49,13 +49,16 @@ class Spied(Federation):
         return self.inner.nodes()
 
     def send(self, requests, deadline=None) -> Iterator[Reply]:
-        failing = {n: r for n, r in requests.items() if n == self.fails.get(getattr(r, "round", 0))}
-        for reply in self.inner.send({n: r for n, r in requests.items() if n not in failing}, deadline):
-            if isinstance(reply, TrainReply):
-                self.sent |= reply.tensors.keys()
-            yield reply
-        for node_id, request in failing.items():
-            yield Failure(request_id=request.request_id, node_id=node_id, code="training", stage="train", what="down")
+        # In the order of node ids: a reply's tensors are the live ones, until the next node works.
+        for node_id, request in sorted(requests.items()):
+            if self.fails.get(getattr(request, "round", 0)) == node_id:
+                given = {"request_id": request.request_id, "node_id": node_id}
+                yield Failure(**given, code="training", stage="train", what="down")
+                continue
+            for reply in self.inner.send({node_id: request}, deadline):
+                if isinstance(reply, TrainReply):
+                    self.sent |= reply.tensors.keys()
+                yield reply
 
     def cancel(self, experiment_id):
         self.inner.cancel(experiment_id)
