@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -102,6 +103,18 @@ class Clients:
                 *inputs, target = as_arguments(batch)
                 found.append(self.metric.rows(to_numpy(target), to_numpy(plan.predict(*inputs))))
         return join_rows(found)
+
+    def loss(self, plan: TorchTrainingPlan, data: Part, *, seed: int) -> tuple[float, int]:
+        """The mean of the plan's loss over the data, and their number."""
+        plan.eval()
+        total, count = 0.0, 0
+        with seeded(derive(seed, "test")), torch.inference_mode():
+            for batch in self.batches(data, self.dataset.batch_size):
+                arguments = as_arguments(batch)
+                size = len(arguments[-1])
+                total += float(plan.testing_step(*arguments)) * size
+                count += size
+        return total / count if count else math.nan, count
 
     def batches(self, data: Part, batch_size: int) -> Any:
         """The data in their order; tables at once, since that changes no prediction and saves a thousand calls."""

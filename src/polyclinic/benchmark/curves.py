@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -31,20 +30,19 @@ class Curve(Observer):
     Args:
         judge: called with the round and the bytes moved so far.
         rounds: after which.
+        stop: asked after each; a sentence ends the run.
     """
 
-    def __init__(self, judge: Judge, rounds: Collection[int]) -> None:
+    def __init__(self, judge: Judge, rounds: Collection[int], stop: Callable[[], str | None] = lambda: None) -> None:
         self.figures: list[Measured] = []
-        self.seconds = 0.0
-        self._judge, self._rounds, self._bytes = judge, rounds, 0
+        self._judge, self._rounds, self._stop, self._bytes = judge, rounds, stop, 0
 
     def round_ended(self, *, record: RoundRecord, **_: Any) -> str | None:
         self._bytes += sum(row.bytes for row in record.rows)
-        if record.round in self._rounds:
-            began = time.perf_counter()
-            self.figures += self._judge(record.round, self._bytes)
-            self.seconds += time.perf_counter() - began
-        return None
+        if record.round not in self._rounds:
+            return None
+        self.figures += self._judge(record.round, self._bytes)
+        return self._stop()
 
 
 def run_to_the_end(experiment: Experiment, curve: Curve) -> None:

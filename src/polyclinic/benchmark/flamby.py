@@ -11,6 +11,7 @@ repository. The published Cyclic passed no weights on: client 0 trained alone in
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from polyclinic.aggregators import Aggregator, make_aggregator
+from polyclinic.aggregators import AGGREGATORS, Aggregator, make_aggregator
 from polyclinic.aggregators.cyclic import Cyclic
 from polyclinic.benchmark.cells import ALL_DATA, LOCAL, Cell, Measured, Outcome, with_mean
 from polyclinic.benchmark.clients import TAG, Clients, Score, clients_of, loader
@@ -104,6 +105,11 @@ class FlambyProtocol:
         """None: the dataset's own optimizer and learning rate."""
         del dataset
         return {}
+
+    def known_settings(self, strategy: str) -> list[str]:
+        """The names of a strategy's hyper-parameters."""
+        own = inspect.signature(AGGREGATORS[strategy]).parameters
+        return ["lr", *(name for name in own if name not in ("seed", "weights"))]
 
     def options(self, fixes: Sequence[str]) -> dict[str, Any]:
         """The options of the dataset's class."""

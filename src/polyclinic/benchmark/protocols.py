@@ -8,6 +8,7 @@ from typing import Protocol as Interface
 
 from polyclinic.benchmark.cells import Cell, Outcome
 from polyclinic.benchmark.flamby import FlambyProtocol
+from polyclinic.benchmark.sound import SoundProtocol
 from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import ConfigError, nearest
 
@@ -34,11 +35,14 @@ class Protocol(Interface):
     ) -> dict[str, Any]:
         """What else decides a result; ConfigError for an unknown fix."""
 
+    def known_settings(self, strategy: str) -> list[str]:
+        """The names of a strategy's hyper-parameters."""
+
     def run(self, cell: Cell) -> Outcome:
         """Runs one cell; raises `Diverged`, or a PolyclinicError if it could not be run."""
 
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (FlambyProtocol(),)}
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SoundProtocol(), FlambyProtocol())}
 
 
 def get_protocol(name: str) -> Protocol:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +11,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from polyclinic.aggregators import AGGREGATORS
 from polyclinic.benchmark.cells import ALL_DATA, LOCAL, Cell, run_cell
 from polyclinic.benchmark.protocols import Protocol
 from polyclinic.benchmark.results import ResultRow, ResultsFile
 from polyclinic.datasets.federated_dataset import FederatedDataset
-from polyclinic.errors import ConfigError, DatasetError, nearest, reject_unknown
+from polyclinic.errors import ConfigError, nearest, reject_unknown
 
 # FLamby's names of what is called otherwise here.
 ALIASES = {"FedAvg": "FedAverage"}
@@ -67,7 +65,7 @@ def plan_cells(protocol: Protocol, name: str, sweep: Sweep, data_path: Path | No
         methods |= {ALL_DATA: protocol.baseline(name)}
         methods |= {LOCAL + center: protocol.baseline(name) for center in dataset.centers_at(path)}
     methods |= {method: known[method] for method in chosen}
-    changes = _changes(sweep.settings or {}, chosen)
+    changes = _changes(protocol, sweep.settings or {}, chosen)
     configuration = protocol.configuration(dataset, sweep.fixes, sweep.num_updates, sweep.rounds)
     return [
         Cell(
@@ -175,15 +173,6 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def known_dataset(name: str) -> str:
-    """The name, if there is such a dataset; DatasetError with the nearest one otherwise."""
-    try:
-        FederatedDataset.load(name)
-    except DatasetError as err:
-        raise DatasetError(err.what, to_do=err.to_do) from err
-    return name
-
-
 def _known_strategy(name: str, known: Mapping[str, Any]) -> str:
     name = ALIASES.get(name, name)
     if name not in known:
@@ -191,7 +180,7 @@ def _known_strategy(name: str, known: Mapping[str, Any]) -> str:
     return name
 
 
-def _changes(settings: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _changes(protocol: Protocol, settings: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Hyper-parameters by strategy. One without a strategy's name is for all strategies that have it."""
     changes: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for key, value in settings.items():
@@ -200,19 +189,13 @@ def _changes(settings: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, di
             strategy = ALIASES.get(strategy, strategy)
             if strategy not in changes:
                 raise ConfigError(f"{key}: {strategy!r} is not among the strategies", to_do=nearest(strategy, chosen))
-            reject_unknown([name], known_settings(strategy), kind=f"hyper-parameter of {strategy}")
+            reject_unknown([name], protocol.known_settings(strategy), kind=f"hyper-parameter of {strategy}")
             changes[strategy][name] = value
             continue
-        having = [s for s in chosen if name in known_settings(s)]
+        having = [s for s in chosen if name in protocol.known_settings(s)]
         if not having:
-            every = sorted({known for s in chosen for known in known_settings(s)})
+            every = sorted({known for s in chosen for known in protocol.known_settings(s)})
             raise ConfigError(f"none of the strategies has a hyper-parameter {name!r}", to_do=nearest(name, every))
         for strategy in having:
             changes[strategy].setdefault(name, value)
     return changes
-
-
-def known_settings(strategy: str) -> list[str]:
-    """The hyper-parameters of a strategy: those of local training, and its aggregator's own."""
-    own = inspect.signature(AGGREGATORS[strategy]).parameters if strategy in AGGREGATORS else {}
-    return ["lr", *own]
