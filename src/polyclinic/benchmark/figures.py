@@ -2,9 +2,8 @@
 
 All take a dataset that has at least one figure on a test set.
 
-A method has the same colour, line and marker in all of them. The seven colours can be told apart with the common kinds
-of colour blindness: Okabe and Ito, Color Universal Design, 2008, without yellow, and with Tol's wine (Colour Schemes,
-SRON/EPS/TN/09-002, 2021). With more than seven strategies, lines and markers tell those of one colour apart.
+A method has the same colour, line and marker in all of them. With more than seven strategies, lines and markers tell
+those of one colour apart.
 """
 
 from __future__ import annotations
@@ -28,14 +27,13 @@ from polyclinic.benchmark.over_seeds import (
 )
 from polyclinic.benchmark.published import PublishedValue
 from polyclinic.benchmark.results import MEAN, POOLED
+from polyclinic.experiment.line_styles import COLOURS, LINES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches: the text width of an A4 page
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
-_LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 _MARKERS = ("o", "s", "^", "D")
 _VARIANTS = {
     "": ("D", "FLamby's published"),
@@ -63,9 +61,9 @@ def styles(datasets: Iterable[DatasetResults]) -> Callable[[Arm], Style]:
     def style(arm: Arm) -> Style:
         if not arm.is_strategy:
             return Style("#000000" if arm.method == POOLED_MODEL else "#8A8A8A", "-", "o")
-        turn, colour = divmod(places[arm.method], len(_COLOURS))
-        turn = (turn + arm.number) % len(_LINES)
-        return Style(_COLOURS[colour], _LINES[turn], _MARKERS[turn])
+        turn, colour = divmod(places[arm.method], len(COLOURS))
+        turn = (turn + arm.number) % len(LINES)
+        return Style(COLOURS[colour], LINES[turn], _MARKERS[turn])
 
     return style
 

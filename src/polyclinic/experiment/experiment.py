@@ -14,14 +14,9 @@ import torch
 
 from polyclinic.aggregators import Aggregator, FedAverage, make_aggregator
 from polyclinic.errors import Cancelled, ConfigError
-from polyclinic.experiment.beginning import (
-    build_plan,
-    check_aggregator,
-    check_settings,
-    new_folder,
-    unfit_values_named,
-)
+from polyclinic.experiment.beginning import build_plan, check_aggregator, check_settings, new_folder, unfit_values_named
 from polyclinic.experiment.check import CheckReport, check_nodes
+from polyclinic.experiment.comparison import Comparison, compare
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
 from polyclinic.experiment.models import as_module, best_round, round_number
@@ -325,6 +320,15 @@ class Experiment:
         self._begin(spec, plan, run_folder, copy.deepcopy(aggregator), federation, observers, records, state)
         return self
 
+    @staticmethod
+    def compare(*experiments: Experiment | str | Path, labels: Sequence[str] | None = None) -> Comparison:
+        """Experiments, or run folders, side by side: a table of figures, and curves. ``labels``: what to call them.
+
+        Raises:
+            ConfigError, RunFolderError: nothing is given, something is no experiment, or labels are not one each.
+        """
+        return compare(experiments, labels)
+
     # ---- parts
 
     def _one_round(self, federation: Federation, participants: list[Participant]) -> list[str]:
@@ -381,10 +385,9 @@ class Experiment:
         """The federation and the nodes that take part, held against other programs meanwhile."""
         if self._federation is None:
             self._federation = local_federation()
-        spec = self._spec
-        chosen = spec.nodes if only is None else tuple(only)
-        needed = spec.min_nodes if only is None else None
-        participants = find_participants(self._federation, spec.tags, chosen, needed)
+        chosen = self._spec.nodes if only is None else tuple(only)
+        needed = self._spec.min_nodes if only is None else None
+        participants = find_participants(self._federation, self._spec.tags, chosen, needed)
         with self._federation.in_use(p.node_id for p in participants):
             yield self._federation, participants
 
@@ -392,8 +395,5 @@ class Experiment:
         return f"<Experiment {self.name!r}: round {self.round} of {self._spec.round_limit}, {self.run_folder}>"
 
     def _repr_html_(self) -> str:
-        facts = self._spec.facts() | {
-            "round": f"{self.round} of {self._spec.round_limit}",
-            "run folder": self.run_folder,
-        }
-        return html_facts(f"Experiment {self.name}", facts)
+        done = {"round": f"{self.round} of {self._spec.round_limit}", "run folder": self.run_folder}
+        return html_facts(f"Experiment {self.name}", self._spec.facts() | done)
