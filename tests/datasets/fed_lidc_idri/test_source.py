@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -114,6 +115,15 @@ def test_series_and_annotations_arrive_as_raw_data(archive, raw, tmp_path):
     assert (to / "LIDC-IDRI" / scans[0].uid / "1-004.dcm").read_bytes() == original.read_bytes()
     assert not list(to.rglob("*.tmp"))
     assert [path.name for path in to.glob("*.zip")] == ["LIDC-XML-only.zip"]
+
+
+def test_a_disk_without_room_is_known_before_any_series_is_fetched(archive, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    # Three series of 20 slices of half a megabyte take 31 MB.
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=30 * 10**6))
+    with pytest.raises(DownloadError, match="downloading 3 series takes about 0.0315 GB"):
+        download(tmp_path, accept_license=True, series=list(archive.zips), **QUICK)
+    assert archive.asked == []
 
 
 def test_a_second_call_fetches_only_what_is_missing(archive, tmp_path):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.download import RemoteFile, fetch, require_license
 from polyclinic.datasets.fed_lidc_idri.series import published_series
 from polyclinic.datasets.federated_dataset import Card
@@ -58,6 +59,7 @@ _BY_HAND = (
     f"By hand: open {CARD.source_url} , get the CT series with the NBIA Data Retriever and the annotations "
     "(LIDC-XML-only.zip), and put both below one folder."
 )
+_BYTES_A_SLICE = 512 * 512 * 2
 _AT_A_TIME = 4  # connections; more make the archive slower, not faster
 
 
@@ -95,6 +97,9 @@ def download(
             to_do=f"look at {CARD.source_url} for news of the collection",
         )
     todo = [uid for uid in wanted if not (folder / "LIDC-IDRI" / uid).is_dir()]
+    # The archive tells no sizes, but it lists slices. Files are as large as their pixels, with a little around them.
+    num_bytes = sum(num_slices[uid] for uid in todo) * _BYTES_A_SLICE
+    require_room(folder, num_bytes, f"downloading {len(todo)} series", DownloadError)
     failed = _fetch_all(todo, folder, num_slices, workers, show_progress, options)
     if failed:
         uid, err = next(iter(failed.items()))
