@@ -121,9 +121,9 @@ def test_a_disk_without_room_is_known_before_any_series_is_fetched(archive, tmp_
     usage = shutil.disk_usage(tmp_path)
     # Three series of 20 slices of half a megabyte take 31 MB.
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=30 * 10**6))
-    with pytest.raises(DownloadError, match="downloading 3 series takes about 0.0315 GB"):
+    with pytest.raises(DownloadError, match=r"downloading 3 series takes about 0\.0315 GB"):
         download(tmp_path, accept_license=True, series=list(archive.zips), **QUICK)
-    assert archive.asked == []
+    assert not set(archive.asked) & set(archive.zips)
 
 
 def test_a_second_call_fetches_only_what_is_missing(archive, tmp_path):
