@@ -46,6 +46,7 @@ there.close()
 mine, its = experiment.model().state_dict(), twin.model().state_dict()
 print('the same model:', all(torch.equal(mine[name], its[name]) for name in its))
 """,
+    "compare": "Experiment.compare(experiment, 'twin', labels=['here', 'in workers'])",
 }
 
 
@@ -72,6 +73,7 @@ SHOWN = {
     "run": ["train", "loss", "Cleveland", "num_samples"],
     "evaluation": ["accuracy", "pooled", "254", "test data, model after round 3"],
     "load": ["3 of 3"],
+    "compare": ["here", "in workers", "FedAverage", "train loss", "data:image/png;base64,"],
 }
 
 
