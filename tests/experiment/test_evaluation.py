@@ -109,6 +109,22 @@ def test_settings_that_do_not_fit(trained, given, what, to_do):
     assert to_do in caught.value.to_do
 
 
+def test_fine_tuning_helps_at_each_node_and_is_forgotten(trained, data, same):
+    before = trained.model()
+    plain = trained.evaluate("train")
+    tuned = trained.evaluate("train", fine_tune=100)
+    assert all(tuned.nodes[name]["loss"].value < plain.nodes[name]["loss"].value for name in data)
+    assert tuned == trained.evaluate("train", fine_tune=100)
+    assert trained.evaluate("train") == plain
+    assert same(trained.model(), before)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, "few"])
+def test_fine_tuning_takes_whole_batches(trained, steps):
+    with pytest.raises(ConfigError, match="fine_tune: Input should be"):
+        trained.evaluate(fine_tune=steps)
+
+
 def test_an_unknown_metric_names_the_nearest(trained):
     what = r"node 'ash', 'birch', 'cedar' failed at stage 'evaluate' \(config\): unknown metric 'acuracy'"
     with pytest.raises(EvaluationError, match=what) as caught:

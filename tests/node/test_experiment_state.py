@@ -30,6 +30,13 @@ def test_old_rounds_and_later_ones_go(tmp_path):
     assert files(tmp_path) == [f"round-00000{number}.safetensors" for number in (3, 4)]
 
 
+def test_rounds_that_the_node_sat_out_count_for_nothing(tmp_path):
+    """With one node a round, an experiment that goes back a round goes back to a state of long ago."""
+    state = kept(tmp_path, 1, 5, 9, 13)
+    assert files(tmp_path) == [f"round-0000{number}.safetensors" for number in ("05", "09", "13")]
+    assert value(state.load(before=13)) == 9
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
     state = kept(tmp_path, 1, 2)
     newest = tmp_path / "round-000002.safetensors"
