@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ class Sweep:
         seeds: one cell each.
         baselines: also pooled training and each center alone.
         settings: hyper-parameters that differ from the protocol's, by name, or by strategy and name (``FedProx.mu``).
+        tuned: a JSON file of hyper-parameters by dataset and method, as `tune` writes it; None: those that ship.
         fixes: faults of the protocol that are mended.
         num_updates: local updates a round; None: the protocol's.
         rounds: None: the protocol's.
@@ -43,6 +45,7 @@ class Sweep:
     seeds: Sequence[int] = (42, 43, 44, 45, 46)
     baselines: bool = True
     settings: Mapping[str, Any] | None = None
+    tuned: Path | None = None
     fixes: Sequence[str] = ()
     num_updates: int | None = None
     rounds: int | None = None
@@ -65,6 +68,7 @@ def plan_cells(protocol: Protocol, name: str, sweep: Sweep, data_path: Path | No
         methods |= {ALL_DATA: protocol.baseline(name)}
         methods |= {LOCAL + center: protocol.baseline(name) for center in dataset.centers_at(path)}
     methods |= {method: known[method] for method in chosen}
+    found = _tuned(sweep.tuned, name)
     changes = _changes(protocol, sweep.settings or {}, chosen)
     configuration = protocol.configuration(dataset, sweep.fixes, sweep.num_updates, sweep.rounds)
     return [
@@ -72,7 +76,7 @@ def plan_cells(protocol: Protocol, name: str, sweep: Sweep, data_path: Path | No
             protocol=protocol.name,
             dataset=name,
             method=method,
-            settings=dict(settings) | changes.get(method, {}),
+            settings={**settings, **found.get(_key(method), {}), **changes.get(method, {})},
             seed=seed,
             configuration=configuration,
             data_path=None if path is None else path.absolute(),
@@ -178,6 +182,23 @@ def _known_strategy(name: str, known: Mapping[str, Any]) -> str:
     if name not in known:
         raise ConfigError(f"this protocol has no strategy {name!r} for this dataset", to_do=nearest(name, known))
     return name
+
+
+def _key(method: str) -> str:
+    """Local training is tuned with pooled training."""
+    return ALL_DATA if method.startswith(LOCAL) else method
+
+
+def _tuned(path: Path | None, dataset: str) -> dict[str, dict[str, Any]]:
+    if path is None:
+        return {}
+    try:
+        content: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+        return content.get(dataset, {})
+    except (OSError, ValueError, AttributeError) as err:
+        raise ConfigError(
+            f"{path} is no file of hyper-parameters: {err}", to_do="give the file that `benchmark tune` wrote"
+        ) from err
 
 
 def _changes(protocol: Protocol, settings: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,9 @@ def space_of(method: str, *, images: bool) -> Space:
     return Space(rates, updates, RANGES.get(method, {}), (5, 20, 50) if method == FINE_TUNING else ())
 
 
-def tune(cell: Cell, *, seeds: Sequence[int], trials: int, images: bool, told: Told | None = None) -> Settings:
+def tune(
+    cell: Cell, *, seeds: Sequence[int], trials: int, images: bool, told: Told | None = None
+) -> tuple[Settings, float]:
     """The best hyper-parameters found for a cell's method.
 
     The method's present settings are the first trial, so what comes out is never worse on the validation data.
@@ -99,6 +101,9 @@ def tune(cell: Cell, *, seeds: Sequence[int], trials: int, images: bool, told: T
         seeds: a trial's value is the mean over them.
         trials: how many points of the space are tried.
         told: called after each trial with its number, its value and its settings.
+
+    Returns:
+        The settings, and their validation loss.
 
     Raises:
         ConfigError: no trial could be run.
@@ -129,7 +134,22 @@ def tune(cell: Cell, *, seeds: Sequence[int], trials: int, images: bool, told: T
             f"{cell.method} on {cell.dataset}: none of {trials} trials came to an end",
             to_do="raise --trials, or run the method once to see what it says",
         )
-    return rounded(best[1])
+    return rounded(best[1]), best[0]
+
+
+def tune_cells(
+    cells: Sequence[Cell], *, seeds: Sequence[int], trials: int, workers: int
+) -> Iterator[tuple[Cell, Settings, float]]:
+    """Tunes several methods, each in a process of its own; yields each with what was found, as it ends."""
+    from joblib import Parallel, delayed
+
+    from polyclinic.benchmark.clients import clients_of
+
+    def one(cell: Cell) -> tuple[Cell, Settings, float]:
+        part = clients_of(cell.dataset, cell.data_path).part(0, train=True)
+        return (cell, *tune(cell, seeds=seeds, trials=trials, images=getattr(part, "tensors", None) is None))
+
+    yield from Parallel(n_jobs=workers, return_as="generator_unordered")(delayed(one)(cell) for cell in cells)
 
 
 def rounded(settings: Mapping[str, Any]) -> Settings:

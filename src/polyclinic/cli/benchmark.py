@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.cli import benchmark_run
+from polyclinic.cli import benchmark_run, benchmark_tune
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Benchmarks over the federated datasets.")
 app.command()(benchmark_run.run)
+app.command()(benchmark_tune.tune)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,9 @@ from polyclinic.errors import ConfigError, PolyclinicError
 
 if TYPE_CHECKING:
     from polyclinic.benchmark.cells import Cell
+    from polyclinic.benchmark.protocols import Protocol
     from polyclinic.benchmark.results import ResultRow
+    from polyclinic.benchmark.runner import Sweep
 
 Datasets = Annotated[list[str], typer.Argument(metavar="DATASET…", help="Names: fed_heart_disease, fed_tcga_brca, …")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="`flamby`: as published; `polyclinic`: sound.")]
@@ -24,6 +26,19 @@ DataPaths = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter: `lr=0.1`, `FedProx.mu=1`; repeatable."),
+]
+
+Tuned = Annotated[
+    Path | None, typer.Option("--tuned", metavar="FILE", help="Hyper-parameters that `benchmark tune` found.")
+]
+Fixes = Annotated[
+    list[str] | None, typer.Option("--fix", metavar="NAME", help="Mend one fault of protocol flamby; repeatable.")
+]
+NumUpdates = Annotated[
+    int | None, typer.Option("--num-updates", min=1, help="Local updates a round; default: the protocol's.")
+]
+CurvePoints = Annotated[
+    int, typer.Option("--curve-points", min=0, help="Points of each curve that are measured, with protocol flamby.")
 ]
 
 
@@ -39,14 +54,11 @@ def run(
     data: DataPaths = None,
     baselines: Annotated[bool, typer.Option(help="Also pooled training, and each center alone.")] = True,
     settings: Settings = None,
-    fix: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Mend one fault of protocol flamby; repeatable.")
-    ] = None,
-    num_updates: Annotated[
-        int | None, typer.Option("--num-updates", min=1, help="Local updates a round; default: the protocol's.")
-    ] = None,
+    tuned: Tuned = None,
+    fix: Fixes = None,
+    num_updates: NumUpdates = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; default: the protocol's.")] = None,
-    curve_points: Annotated[int, typer.Option(min=0, help="Points of each curve that are measured.")] = 10,
+    curve_points: CurvePoints = 10,
 ) -> None:
     """Run pooled and local training and federated strategies, and write every figure to one results file.
 
@@ -57,7 +69,7 @@ def run(
     """
     from polyclinic.benchmark.protocols import get_protocol
     from polyclinic.benchmark.results import ResultsFile
-    from polyclinic.benchmark.runner import Sweep, parse_seeds, plan_cells, run_cells
+    from polyclinic.benchmark.runner import Sweep, parse_seeds, run_cells
     from polyclinic.benchmark.sweep_table import summary_table
 
     chosen = get_protocol(protocol)
@@ -66,21 +78,13 @@ def run(
         seeds=parse_seeds(seeds),
         baselines=baselines,
         settings=parse_settings(settings or []),
+        tuned=tuned,
         fixes=fix or [],
         num_updates=num_updates,
         rounds=rounds,
         curve_points=curve_points,
     )
-    paths = parse_paths(data or [], datasets)
-    cells: list[Cell] = []
-    left_out = []
-    for name in datasets:
-        try:
-            cells += plan_cells(chosen, name, sweep, paths.get(name))
-        except PolyclinicError as err:
-            if len(datasets) == 1 or not err.code.startswith("dataset"):
-                raise
-            left_out.append(f"{name} is left out: {err}")
+    cells, left_out = plan(chosen, datasets, sweep, parse_paths(data or [], datasets))
     file = ResultsFile(results or Path(f"benchmark-{protocol}.csv"))
     done = file.done()
     typer.echo(f"Protocol {protocol}: {chosen.summary}.")
@@ -96,6 +100,24 @@ def run(
     typer.echo(f"Next: polyclinic benchmark report {file.path}{' --published' if protocol == 'flamby' else ''}")
     if shown.failed or left_out:
         raise typer.Exit(1)
+
+
+def plan(
+    protocol: Protocol, datasets: Sequence[str], sweep: Sweep, paths: Mapping[str, Path]
+) -> tuple[list[Cell], list[str]]:
+    """The cells of all datasets, and a sentence for each dataset whose data are not there."""
+    from polyclinic.benchmark.runner import plan_cells
+
+    cells: list[Cell] = []
+    left_out = []
+    for name in datasets:
+        try:
+            cells += plan_cells(protocol, name, sweep, paths.get(name))
+        except PolyclinicError as err:
+            if len(datasets) == 1 or not err.code.startswith("dataset"):
+                raise
+            left_out.append(f"{name} is left out: {err}")
+    return cells, left_out
 
 
 class Shown:
