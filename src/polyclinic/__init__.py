@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from polyclinic.federation.in_process import InProcessFederation as InProcessFederation
     from polyclinic.federation.processes import ProcessFederation as ProcessFederation
     from polyclinic.federation.simulation import simulate as simulate
+    from polyclinic.federation.stacked import StackedFederation as StackedFederation
     from polyclinic.messages.training_args import TrainingArgs as TrainingArgs
     from polyclinic.plans.torch_plan import TorchTrainingPlan as TorchTrainingPlan
 
@@ -80,6 +81,7 @@ _WHERE = {
     "ProgressBar": "polyclinic.experiment.progress",
     "QFedAvg": "polyclinic.aggregators",
     "Scaffold": "polyclinic.aggregators",
+    "StackedFederation": "polyclinic.federation.stacked",
     "TensorBoard": "polyclinic.experiment.observers",
     "TorchTrainingPlan": "polyclinic.plans.torch_plan",
     "TrainingArgs": "polyclinic.messages.training_args",
@@ -119,6 +121,7 @@ __all__ = [
     "ProgressBar",
     "QFedAvg",
     "Scaffold",
+    "StackedFederation",
     "TensorBoard",
     "TorchTrainingPlan",
     "TrainingArgs",

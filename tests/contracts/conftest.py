@@ -27,7 +27,7 @@ class Kit:
     has_folders: bool  # whether nodes keep something that a second program could use
 
 
-def _four_tables(_stack: ExitStack, _folder: Path) -> Kit:
+def _four_tables(_stack: ExitStack, _folder: Path, *, stacked: bool = False) -> Kit:
     generator = torch.Generator().manual_seed(5)
 
     def part(rows: int) -> TensorDataset:
@@ -35,7 +35,7 @@ def _four_tables(_stack: ExitStack, _folder: Path) -> Kit:
         return TensorDataset(x, (x.sum(1, keepdim=True) > 0).float())
 
     tables = {name: (part(60), part(30)) for name in ("north", "east", "south", "west")}
-    return Kit(simulate(tables, tags=["contract"]), isolated=False, has_folders=False)
+    return Kit(simulate(tables, tags=["contract"], stacked=stacked), isolated=False, has_folders=False)
 
 
 def _in_process(_stack: ExitStack, folder: Path) -> Kit:
@@ -50,9 +50,14 @@ def _in_worker_processes(stack: ExitStack, folder: Path) -> Kit:
     return Kit(federation, isolated=True, has_folders=True)
 
 
+def _stacked(stack: ExitStack, folder: Path) -> Kit:
+    return _four_tables(stack, folder, stacked=True)
+
+
 _MAKERS: dict[str, Callable[[ExitStack, Path], Kit]] = {
     "datasets in memory": _four_tables,
     "node folders": _in_process,
+    "stacked": _stacked,
     "worker processes": _in_worker_processes,
 }
 

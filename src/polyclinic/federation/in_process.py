@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 from polyclinic.errors import Cancelled, DeadlinePassed, FederationError, nearest
 from polyclinic.federation.federation import Federation, NodeInfo
@@ -40,7 +41,7 @@ class InProcessFederation(Federation):
         self._sends: list[tuple[set[str], Stop]] = []
 
     @classmethod
-    def at(cls, place: Path) -> InProcessFederation:
+    def at(cls, place: Path) -> Self:
         """The nodes whose folders lie in ``place``.
 
         Raises:
@@ -63,6 +64,7 @@ class InProcessFederation(Federation):
         stop = Stop(deadline)
         sending = ({r.experiment_id for r in requests.values() if isinstance(r, WorkRequest)}, stop)
         self._sends.append(sending)
+        answer = self._answering(requests, stop)
         try:
             for node_id in sorted(requests):
                 request = requests[node_id]
@@ -72,10 +74,14 @@ class InProcessFederation(Federation):
                     yield late(request.request_id, node_id)
                 else:
                     with self._working:
-                        reply = self._nodes[node_id].handle(request, stop)
+                        reply = answer(node_id)
                     yield reply
         finally:
             self._sends.remove(sending)
+
+    def _answering(self, requests: Mapping[str, Request], stop: Stop) -> Callable[[str], Reply]:
+        """How a node's reply comes about. Nodes are asked for by id, one at a time; not all need be asked for."""
+        return lambda node_id: self._nodes[node_id].handle(requests[node_id], stop)
 
     def _require_nodes(self, node_ids: Iterable[str]) -> None:
         for node_id in node_ids:

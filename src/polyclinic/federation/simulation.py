@@ -16,6 +16,7 @@ from polyclinic.errors import ConfigError, DatasetError
 from polyclinic.federation.in_process import InProcessFederation
 from polyclinic.federation.places import create_nodes
 from polyclinic.federation.processes import ProcessFederation
+from polyclinic.federation.stacked import StackedFederation
 from polyclinic.node.dataset_kinds.kind import DatasetKind, Found
 from polyclinic.node.node import Node
 from polyclinic.node.registry import ListRegistry, RegisteredDataset
@@ -31,6 +32,7 @@ def simulate(
     data_path: str | Path | None = None,
     tags: Sequence[str] = (),
     workers: int | None = None,
+    stacked: bool = False,
     **options: Any,
 ) -> InProcessFederation:
     """Makes a federation that lives as long as the returned object.
@@ -41,21 +43,25 @@ def simulate(
         data_path: raw or prepared data of the named dataset, where it needs any.
         tags: of all datasets; default: the dataset's name, or none.
         workers: worker processes, for a named dataset only; None: all nodes in this process.
+        stacked: train the nodes' models together where the plan allows it, see `StackedFederation`.
         options: for the named dataset's class, for example ``flamby_compatible=True``.
 
     Returns:
         What goes in as ``Experiment(federation=…)``.
 
     Raises:
-        ConfigError: no data, or an argument that only fits a named dataset.
+        ConfigError: no data, an argument that only fits a named dataset, or both workers and stacked.
         DatasetError: the data cannot be read.
     """
+    if stacked and workers is not None:
+        raise ConfigError("stacked nodes are trained in this process", to_do="leave out workers, or stacked")
+    in_process = StackedFederation if stacked else InProcessFederation
     if isinstance(data, str):
         folder = Path(tempfile.mkdtemp(prefix="polyclinic-federation-"))
         try:
             path = None if data_path is None else Path(data_path)
             create_nodes(folder, data, data_path=path, tags=tags, options=options)
-            federation = InProcessFederation.at(folder) if workers is None else ProcessFederation(folder, workers)
+            federation = in_process.at(folder) if workers is None else ProcessFederation(folder, workers)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -71,7 +77,7 @@ def simulate(
         raise ConfigError("a federation needs at least one dataset", to_do="give a list of torch datasets")
     benches = Workbenches()
     width = len(str(len(named) - 1))
-    return InProcessFederation(
+    return in_process(
         Node(
             f"node-{number:0{width}}" if not isinstance(data, Mapping) else name,
             name,

@@ -72,7 +72,7 @@ def load_batches(
     A dataset whose rows are those of tensors is indexed directly; all others go through torch's DataLoader, whose
     worker processes are seeded from ``seed``. ``parts`` are taken as they are needed.
     """
-    tensors = _rows_of(dataset)
+    tensors = rows_of(dataset)
     if tensors is not None and collate_fn is None and not num_workers:
         yield from _index(tensors, parts, batch_size)
         return
@@ -86,7 +86,7 @@ def load_batches(
     )
 
 
-def _rows_of(dataset: Dataset[Any]) -> tuple[torch.Tensor, ...] | None:
+def rows_of(dataset: Dataset[Any]) -> tuple[torch.Tensor, ...] | None:
     """The tensors that hold a dataset's rows; None if there are none, or if its class changes what a row is."""
     own = getattr(type(dataset), "__getitem__", None)
     if own not in (TensorDataset.__getitem__, TableDataset.__getitem__) or hasattr(dataset, "__getitems__"):

@@ -77,7 +77,7 @@ def train(
         taken_up, notes = take_up(workbench, kept, request)
         rule = make_local_rule(request.local_rule) if request.local_rule else None
         if rule:
-            rule.begin(_local_round(workbench, request, taken_up))
+            rule.begin(local_round(workbench, request, taken_up))
         data = plan.training_data(dataset)
         num_samples = len(data)  # type: ignore[arg-type]
         losses: list[float] = []
@@ -93,7 +93,7 @@ def train(
             plan.train()
             if rule:
                 rule.begin_pass(name)
-            found = _steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
+            found = take_steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
             losses = found if name == TRAIN else losses
             if rule:
                 rule.end_pass(name, len(found))
@@ -112,7 +112,8 @@ def train(
     )
 
 
-def _local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> LocalRound:
+def local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> LocalRound:
+    """What a local rule is told of a workbench that holds the global model."""
     return LocalRound(
         parameters=dict(workbench.plan.named_parameters()),
         sent=request.tensors,
@@ -126,14 +127,14 @@ def _local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> Loc
     )
 
 
-def _steps(
+def take_steps(
     workbench: Workbench,
     batches: Any,
     clip_norm: float | None,
     adjust_gradients: Callable[[], None] | None,
     stop: Stop,
 ) -> list[float]:
-    """The loop itself: the losses of all batches."""
+    """The loop itself: the losses of all batches. The last batch's gradients are left in the plan's parameters."""
     plan, optimizer = workbench.plan, workbench.plan.optimizer
     on_cpu = workbench.device.type == "cpu"
     look_every = _LOOK_EVERY.get(workbench.device.type, _LOOK_EVERY_ON_DEVICE)

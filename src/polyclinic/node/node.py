@@ -65,7 +65,7 @@ class Node:
         self.registry = registry
         self.folder = folder
         self._workbenches = workbenches
-        self._streams = streams
+        self.streams = streams
         self._loaded: dict[tuple[str, bool], Any] = {}
         self._known: dict[str, RegisteredDataset] = {}
         self._temporary: Path | None = None
@@ -180,17 +180,27 @@ class Node:
         """One round's training; without ``kept`` nothing of it is kept."""
         from polyclinic.node.local_training import DERIVED, train
 
-        dataset = self._dataset(request.dataset_id)
+        data, collate = self.training_data(request)
         return train(
-            self._benches().get(request),
-            self._load(dataset, train=True),
-            collate_fn(dataset),
+            self.workbench(request),
+            data,
+            collate,
             request,
             node_id=self.node_id,
             kept=kept,
             stop=stop,
-            streams=self._streams or DERIVED,
+            streams=self.streams or DERIVED,
         )
+
+    def training_data(self, request: requests.TrainRequest) -> tuple[Any, Callable[[Any], Any] | None]:
+        """The dataset that a request trains on, and how a batch is made of its samples; None: torch's own way.
+
+        Raises:
+            ConfigError: the node does not have it.
+            DatasetChanged: it is not as it was registered.
+        """
+        dataset = self._dataset(request.dataset_id)
+        return self._load(dataset, train=True), collate_fn(dataset)
 
     def _evaluate(self, request: requests.EvaluateRequest, stop: Stop) -> replies.EvaluateReply:
         from polyclinic.node.local_evaluation import choose_metrics, evaluate
@@ -206,7 +216,7 @@ class Node:
         the node keeps of its own. Valid until the next request."""
         from polyclinic.node.keeping import put_back
 
-        workbench = self._benches().get(request)
+        workbench = self.workbench(request)
         workbench.reset(None)
         workbench.load(request.tensors)
         if (state := self._kept(request)) and (kept := state.load(before=request.round + 1)):
@@ -254,7 +264,7 @@ class Node:
         return f"{dataset.name}: {dataset.found.num_train} train, {dataset.found.num_test} test"
 
     def _check_plan(self, request: requests.CheckRequest) -> str:
-        plan = self._benches().get(request).plan
+        plan = self.workbench(request).plan
         return f"{sum(p.numel() for p in plan.parameters()):,} parameters"
 
     def _check_step(self, request: requests.CheckRequest, stop: Stop) -> str:
@@ -270,7 +280,7 @@ class Node:
         trial = requests.TrainRequest(**fields, plan=request.plan, training_args=args, round=1, tensors=request.tensors)
         loss = self._run(trial, stop, None).loss
         if request.training_args.optimizer_state == "kept":
-            pack_optimizer(self._benches().get(request).plan.optimizer)  # says so if it cannot be kept
+            pack_optimizer(self.workbench(request).plan.optimizer)  # says so if it cannot be kept
         return f"loss {loss:.4g} on one batch"
 
     # ---- parts
@@ -290,6 +300,14 @@ class Node:
         if key not in self._loaded:
             self._loaded[key] = dataset.load(train=train)
         return self._loaded[key]
+
+    def workbench(self, request: requests.WorkRequest) -> Any:
+        """The built plan of a request (a `Workbench`), which the process's nodes share.
+
+        Raises:
+            PlanError: if it cannot be built.
+        """
+        return self._benches().get(request)
 
     def _benches(self) -> Any:
         if self._workbenches is None:

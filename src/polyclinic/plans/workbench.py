@@ -91,6 +91,11 @@ class Workbench:
         for parameter, requires_grad in self._requires_grad:
             parameter.requires_grad_(requires_grad)
 
+    def plain_attributes(self) -> list[dict[str, Any]]:
+        """Copies of those attributes of the plan and its modules that are plain data: numbers, texts, lists of them."""
+        own = ({n: v for n, v in vars(m).items() if n not in _MODULE_ATTRIBUTES} for m in self.plan.modules())
+        return [{name: copy.deepcopy(value) for name, value in of_one.items() if _is_plain(value)} for of_one in own]
+
     def free_gradients(self) -> None:
         """Gradients take as much memory as the model; between trainings nobody needs them."""
         for parameter in self.plan.parameters():

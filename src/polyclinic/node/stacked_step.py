@@ -1,0 +1,134 @@
+"""One step of a plan for many nodes at once.
+
+The nodes' trained parameters are the rows of one table, (nodes, values). `torch.func` makes of the plan's step a
+function of a row and a batch that gives the loss and its gradient, and `vmap` makes of that one for all rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+
+from polyclinic.plans.torch_plan import TorchTrainingPlan
+
+Batch = tuple[torch.Tensor, ...]
+Gradients = Callable[[torch.Tensor, Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
+
+# vmap goes through the plan's Python at each step. Writing its tensor operations down once takes as long as a hundred
+# steps or two; then steps take a third of the time.
+_WRITE_DOWN_AFTER = 100
+
+
+class StackedStep:
+    """A plan's step, differentiated and mapped over nodes.
+
+    Args:
+        plan: its other parameters and its buffers are constants of the step.
+        trained: names of the parameters in a row; all of one dtype.
+    """
+
+    def __init__(self, plan: TorchTrainingPlan, trained: Collection[str]) -> None:
+        self._step = _Step(plan)
+        self.trained = {name: p for name, p in plan.named_parameters() if name in trained}
+        self._sizes = [p.numel() for p in self.trained.values()]
+        self._written: dict[tuple[object, ...], Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._uses: Counter[tuple[object, ...]] = Counter()
+        # Where one tensor has several names, each of them must be in the state.
+        by_tensor = {id(p): name for name, p in self.trained.items()}
+        self._row_names = {name: by_tensor.get(id(t)) for name, t in plan.state_dict(keep_vars=True).items()}
+
+    def row(self) -> torch.Tensor:
+        """The trained parameters' values now, (values,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self.trained.values()])
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        """All other tensors of the plan, copied, by name."""
+        plan = self._step.plan
+        named = [*plan.named_parameters(), *plan.named_buffers()]
+        return {name: t.detach().clone() for name, t in named if name not in self.trained}
+
+    def states(self, table: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Each node's state, as views of the table; constants are shared."""
+        columns = zip(self.trained, torch.split(table, self._sizes, dim=1), strict=True)
+        views = {n: c.reshape(len(c), *self.trained[n].shape).unbind() for n, c in columns}
+        plan = self._step.plan
+        own = {id(t): constants[n] for n, t in [*plan.named_parameters(), *plan.named_buffers()] if n in constants}
+        live = plan.state_dict(keep_vars=True)
+        shared = {name: own[id(live[name])] for name, source in self._row_names.items() if source is None}
+        order = [(name, source) for name, source in self._row_names.items()]
+        return [
+            {name: shared[name] if source is None else views[source][k] for name, source in order}
+            for k in range(len(table))
+        ]
+
+    def gradients(
+        self, rows: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients (nodes, values) and losses (nodes,) of a batch each; ``batch`` is (nodes, batch size, …).
+
+        Random draws inside of the step differ from node to node.
+        """
+        key = (len(rows), *((t.shape, t.dtype) for t in batch))
+        if key not in self._written:
+            self._uses[key] += 1
+            if self._uses[key] <= _WRITE_DOWN_AFTER:
+                return self._mapped("different")(rows, constants, batch)
+            self._written[key] = _write_down(self._mapped("different"), rows, constants, batch)
+        return self._written[key](rows, *constants.values(), *batch)
+
+    def trial(
+        self, rows: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `gradients`, but every node draws the same random numbers, which are those of a single node's step."""
+        return self._mapped("same")(rows, constants, batch)
+
+    def _mapped(self, randomness: str) -> Gradients:
+        mapped: Gradients = vmap(grad_and_value(self._loss), in_dims=(0, None, 0), randomness=randomness)
+        return mapped
+
+    def _loss(self, row: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        parts = zip(self.trained.items(), torch.split(row, self._sizes), strict=True)
+        tensors = {name: part.view(p.shape) for (name, p), part in parts} | dict(constants)
+        loss: torch.Tensor = functional_call(self._step, {f"plan.{name}": t for name, t in tensors.items()}, batch)
+        return loss.reshape(())
+
+
+def _write_down(
+    gradients: Gradients, rows: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The tensor operations of a call as a function of the rows, the constants and the batch, one after the other."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    names = list(constants)
+
+    def flat(rows: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        named = dict(zip(names, others[: len(names)], strict=True))
+        return gradients(rows, named, others[len(names) :])
+
+    written = make_fx(flat)(rows, *constants.values(), *batch)
+    # A third of the operations are views and expansions to the shape that a tensor has already.
+    for node in list(written.graph.nodes):
+        if node.target in _RESHAPES and tuple(node.args[0].meta["val"].shape) == tuple(node.args[1]):
+            node.replace_all_uses_with(node.args[0])
+            written.graph.erase_node(node)
+    written.recompile()
+    forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = written.forward
+    return forward
+
+
+_RESHAPES = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
+
+
+class _Step(torch.nn.Module):
+    """`functional_call` calls a module; this one's call is the plan's step."""
+
+    def __init__(self, plan: TorchTrainingPlan) -> None:
+        super().__init__()
+        self.plan = plan
+
+    def forward(self, *batch: Any) -> torch.Tensor:
+        return self.plan.training_step(*batch)
