@@ -98,6 +98,17 @@ def test_a_method_without_a_finished_run_ends_in_a_cross(cell, write):
     assert [(line.get_marker(), line.get_xdata().tolist()) for line in axis.lines] == [("o", [1, 2]), ("X", [2])]
 
 
+def test_equal_curves_are_all_seen(cell, write):
+    """The narrower lies on the wider, and each has markers of its own."""
+    cells = [cell(method, 1, {"pooled": 0.8}, rounds=(1, 2, 3, 4, 5, 6)) for method in FIRST_STRATEGIES[:3]]
+    (dataset,) = read_results([write(*cells)]).datasets
+    (axis,) = figures.curves(dataset, "accuracy", figures.styles([dataset])).axes
+    by_layer = sorted(axis.lines, key=lambda line: line.get_zorder())
+    widths_upwards = [line.get_linewidth() for line in by_layer]
+    assert widths_upwards == sorted(set(widths_upwards), reverse=True)
+    assert len({line.get_markevery() for line in axis.lines}) == 3
+
+
 def test_bytes_are_those_sent_until_then(heart, style):
     axis = figures.bytes_sent(heart, "accuracy", style).axes[1]
     assert line_with(axis, style(arm("FedAverage")).colour).get_xdata().tolist() == [1000, 2000]

@@ -60,6 +60,7 @@ def test_cost(heart):
     assert found["FedAverage"] == ["2", "2 kB", "1.5", "2 MB"]
     assert found["FedYogi"] == ["2", "200 kB", "1.5", "2 MB"]
     assert found["FedProx"] == ["", "", "", ""]
+    assert found["Pooled"] == ["1", "", "1.5", "2 MB"]
 
 
 def test_settings_that_are_shared_are_told_once(heart):
@@ -90,3 +91,4 @@ def test_in_words():
     assert tables.in_words(over_seeds({1: -0.5})) == "−0.500 (1)"
     assert tables.in_words(over_seeds({1: 0.4, 2: 0.6})) == "0.500 [−0.771, 1.771] (2)"
     assert tables.in_words(over_seeds({})) == "none"
+    assert tables.in_words(over_seeds({1: -0.0001}), signed=True) == "+0.000 (1)"

@@ -125,8 +125,8 @@ def curves(dataset: DatasetResults, metric: str) -> Words:
         f"{metric_name(metric, first=True)} on each center's test data after each round that was judged, mean over "
         "the seeds that are done; rounds that not all of these have reached are left out. A strategy none of whose "
         "runs is done is drawn over all its runs up to where they end, marked by a cross; one without any figure has "
-        "no line. Dashed: the result of Pooled on the same test data. Dotted: the result of the center's own "
-        "Local model.",
+        "no line. Narrow lines lie on wide ones, so that equal ones are seen. Dashed: the result of Pooled on "
+        "the same test data. Dotted: the result of the center's own Local model.",
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.2  # inches: the text width of an A4 page
 _MARKERS = ("o", "s", "^", "D")
+_WIDTHS = (2.5, 1.6, 0.9)
 _VARIANTS = {
     "": ("D", "FLamby's published"),
     "phikon": ("v", "published, Phikon"),
@@ -51,6 +52,7 @@ class Style:
     colour: str
     line: Any
     marker: str
+    width: float
 
 
 def styles(datasets: Iterable[DatasetResults]) -> Callable[[Arm], Style]:
@@ -60,10 +62,10 @@ def styles(datasets: Iterable[DatasetResults]) -> Callable[[Arm], Style]:
 
     def style(arm: Arm) -> Style:
         if not arm.is_strategy:
-            return Style("#000000" if arm.method == POOLED_MODEL else "#8A8A8A", "-", "o")
+            return Style("#000000" if arm.method == POOLED_MODEL else "#8A8A8A", "-", "o", 1.0)
         turn, colour = divmod(places[arm.method], len(COLOURS))
         turn = (turn + arm.number) % len(LINES)
-        return Style(COLOURS[colour], LINES[turn], _MARKERS[turn])
+        return Style(COLOURS[colour], LINES[turn], _MARKERS[turn], _WIDTHS[places[arm.method] % len(_WIDTHS)])
 
     return style
 
@@ -207,9 +209,9 @@ def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) 
             continue
         test = tests[number]
         _references(axis, dataset, test, metric)
-        for arm in dataset.strategies:
+        for place, arm in enumerate(dataset.strategies):
             points = arm.curve(test, metric)
-            _line(axis, arm, [p[0] for p in points], [p[2] for p in points], style(arm))
+            _line(axis, arm, [(number, value) for number, _, value in points], style(arm), place)
         axis.set_title(title_of(test), fontsize=_SMALL + 1)
         _plain(axis)
         axis.grid(alpha=0.3, linewidth=0.6)
@@ -233,10 +235,10 @@ def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Styl
     sent: list[float] = []
     for axis, test in zip(axes, tests, strict=True):
         _references(axis, dataset, test, metric)
-        for arm in dataset.strategies:
-            points = [p for p in arm.curve(test, metric) if p[1] > 0]
-            sent += [p[1] for p in points]
-            _line(axis, arm, [p[1] for p in points], [p[2] for p in points], style(arm))
+        for place, arm in enumerate(dataset.strategies):
+            points = [(number, value) for _, number, value in arm.curve(test, metric) if number > 0]
+            sent += [number for number, _ in points]
+            _line(axis, arm, points, style(arm), place)
         axis.set_title(title_of(test), fontsize=_SMALL + 1)
         axis.set_xlabel("sent to and from all nodes", fontsize=_SMALL)
         _plain(axis)
@@ -253,12 +255,14 @@ def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Styl
     return figure
 
 
-def _line(axis: Axes, arm: Arm, x: Sequence[float], y: Sequence[float], style: Style) -> None:
-    if not x:
+def _line(axis: Axes, arm: Arm, points: Sequence[tuple[float, float]], style: Style, place: int) -> None:
+    """Narrow lines lie on wide ones, with markers at other points, so that equal ones are all seen."""
+    if not points:
         return
-    every = max(len(x) // 4, 1)
-    axis.plot(x, y, color=style.colour, linestyle=style.line, marker=style.marker, markersize=2.8, markevery=every,
-              linewidth=1.2, alpha=0.95)  # fmt: skip
+    x, y = zip(*points, strict=True)
+    every = max(len(x) // 2, 1)
+    axis.plot(x, y, color=style.colour, linestyle=style.line, marker=style.marker, markersize=3.4,
+              markevery=(place % every, every), linewidth=style.width, zorder=3 - style.width / 10)  # fmt: skip
     if not arm.statuses["done"]:
         axis.plot(x[-1], y[-1], marker="X", color=style.colour, markersize=7, markeredgecolor="black", zorder=6)
 
@@ -281,8 +285,8 @@ def _line_keys(dataset: DatasetResults, style: Callable[[Arm], Style], local: bo
     for arm in dataset.strategies:
         look, note = style(arm), unfinished(arm)
         keys.append(
-            Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=2.8, linewidth=1.2,
-                   label=f"{arm.label}: {note}" if note else arm.label)
+            Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=3.4,
+                   linewidth=look.width, label=f"{arm.label}: {note}" if note else arm.label)
         )  # fmt: skip
     return keys
 

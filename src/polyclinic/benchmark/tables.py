@@ -59,7 +59,7 @@ def published_table(dataset: DatasetResults, metric: str, published: Sequence[Pu
             for test in tests:
                 (value,) = [v for v in published if (v.method, v.test, v.variant) == (arm.method, test, variant)]
                 here = arm.result(test, metric).mean
-                cells += [_published_words(value), "" if math.isnan(here) else _minus(f"{here - value.mean:+.3f}")]
+                cells += [_published_words(value), "" if math.isnan(here) else _minus(f"{here - value.mean:+z.3f}")]
             rows.append([arm.label, variant or "main", *cells])
     if not rows:
         return element("p", "None of these methods was published.", "soft")
@@ -86,14 +86,14 @@ def cost_table(dataset: DatasetResults) -> str:
         seconds = [cell.first.seconds for cell in done]
         memory = [cell.first.peak_memory for cell in done]
         words = [
-            bytes_in_words(statistics.fmean(sent)) if sent else "",
+            bytes_in_words(statistics.fmean(sent)) if sent and arm.is_strategy else "",
             f"{statistics.fmean(seconds):.3g}" if seconds else "",
             bytes_in_words(max(memory)) if memory else "",
         ]
         rows.append([arm.label, between, *words])
     caption = (
-        "Cost of a run that is done: rounds; bytes sent to and from all nodes, and seconds of the whole run, judging "
-        "included, both as mean over seeds; the highest memory of the process that ran it."
+        "Cost of a run that is done: rounds; bytes that a strategy sent to and from all nodes, and seconds of the "
+        "whole run, judging included, both as mean over seeds; the highest memory of the process that ran it."
     )
     return element("h3", "Cost") + table(["method", "rounds", "bytes sent", "seconds", "peak memory"], rows, caption)
 
@@ -145,7 +145,7 @@ def in_words(result: OverSeeds, signed: bool = False) -> str:
     """For example "0.735 [0.731, 0.739] (5)"."""
     if not result.n:
         return "none"
-    form = "+.3f" if signed else ".3f"
+    form = "+z.3f" if signed else "z.3f"
     interval = "" if math.isnan(result.low) else f" [{result.low:{form}}, {result.high:{form}}]"
     return _minus(f"{result.mean:{form}}{interval} ({result.n})")
 
