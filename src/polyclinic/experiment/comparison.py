@@ -125,6 +125,7 @@ class Comparison:
                 marker = "." if len(curve) < 2 else None
                 axis.plot([r for r, _ in curve], [v for _, v in curve], label=run.label, marker=marker, **look)
             axis.set(xlabel="round", title=name.replace("_", " "))
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
