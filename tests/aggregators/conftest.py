@@ -44,6 +44,7 @@ class Spied(Federation):
         self.inner = inner
         self.sent: set[str] = set()  # names of all tensors in replies to trainings
         self.fails: dict[int, str] = {}  # round -> node
+        self.late = False  # whether a node that fails has done its work, and kept what it keeps
 
     def nodes(self):
         return self.inner.nodes()
@@ -52,6 +53,8 @@ class Spied(Federation):
         # In the order of node ids: a reply's tensors are the live ones, until the next node works.
         for node_id, request in sorted(requests.items()):
             if self.fails.get(getattr(request, "round", 0)) == node_id:
+                if self.late:
+                    list(self.inner.send({node_id: request}, deadline))
                 given = {"request_id": request.request_id, "node_id": node_id}
                 yield Failure(**given, code="training", stage="train", what="down")
                 continue

@@ -32,8 +32,8 @@ _SUM, _WEIGHT = "sum/", "weight/"
 class FedDyn(Aggregator):
     """Averages models trained with tilted losses, and moves on by what the nodes' gradients have in common.
 
-    Any optimizer will do at the nodes. A node that loses what it kept begins again with l_k = 0, and the limit is off
-    by what it lost.
+    Any optimizer will do at the nodes, and nodes may miss rounds. But if a node loses what it kept, or has trained and
+    its answer comes too late, its l_k is not the one that h was made of, and the limit is off by the difference.
 
     Args:
         alpha: how firmly a node is held near the global model, above 0. Try 0.01, 0.1 and 1.

@@ -8,8 +8,9 @@ sum of p_k c_k is 0, so that where nothing moves any more, the mean of the gradi
 
 Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020, arXiv:1910.06378,
 option II with all nodes in each round, where c_k is the paper's c_i - c. Differs: nodes are weighted; where nodes take
-unequal numbers of steps, T is the largest of them at every node, which keeps that sum at 0. When a node misses a round,
-the sum would not be 0 any more; then every node forgets its older corrections, and the sum is 0 again.
+unequal numbers of steps, T is the largest of them at every node, which keeps that sum at 0. When a node misses a round
+the sum would not be 0 any more, so whenever a round has not the nodes of the round before, every node forgets its older
+corrections, and the sum is 0 again.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Scaffold(FedAverage):
 
     def finish(self) -> State:
         mean = super().finish()
-        self._forget = not self._last_steps.keys() <= self._steps.keys()
+        # A node that comes back may have trained in the round that it missed for us, and trust what it kept of it.
+        self._forget = bool(self._last_steps) and self._last_steps.keys() != self._steps.keys()
         self._last_steps = self._steps
         start, self._start = self._start, {}
         if self.server_lr == 1:
