@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
+from polyclinic.aggregators import LOCAL_RULES
+from polyclinic.aggregators.aggregator import LocalRound, LocalRuleStep
 from polyclinic.errors import PlanError
 from polyclinic.federation.simulation import simulate
 from polyclinic.messages.replies import Failure, TrainReply
@@ -461,3 +464,97 @@ def test_gradients_are_freed_between_trainings(work, node):
     trained(node, work.train(work.plan()))
     plan = node._benches().get(work.train(work.plan())).plan
     assert all(parameter.grad is None for parameter in plan.parameters())
+
+
+# ---- what a local rule is told, and when
+
+
+class Recording(LocalRuleStep):
+    """Notes all calls; its first pass trains, what it makes of the model is undone before the second."""
+
+    name = "recording"
+    keeps = True
+    passes = ("before", "train")
+    calls: ClassVar[list] = []
+
+    def __init__(self, numbers):
+        self.calls.append(("numbers", dict(numbers)))
+
+    def begin(self, local):
+        self.local = local
+        self.begun = {name: tensor.clone() for name, tensor in local.live().items()}
+        told = {"round": local.round, "kept": sorted(local.kept), "personal": sorted(local.kept_personal)}
+        self.calls.append(("begin", told | {"kept_round": local.kept_round, "own": sorted(local.local_layers)}))
+
+    def begin_pass(self, name):
+        self.calls.append(("begin_pass", name))
+
+    def adjust_gradients(self):
+        self.calls.append(("step", self.local.parameters["model.weight"].grad.clone()))
+
+    def end_pass(self, name, num_updates):
+        self.calls.append(("end_pass", name, num_updates))
+        if name == "before":
+            with torch.no_grad():
+                for key, tensor in self.local.live().items():
+                    tensor.copy_(self.begun[key])
+
+    def kept(self):
+        return {"counter": torch.tensor(self.local.round)}
+
+    def personal(self):
+        return {"model.weight": torch.zeros(1, 3)}
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    Recording.calls.clear()
+    monkeypatch.setitem(LOCAL_RULES, "recording", Recording)
+    return Recording.calls
+
+
+def test_a_rule_is_asked_in_order_and_passes_go_over_the_same_batches(work, node, recording):
+    text, rule = work.plan(), LocalRule(name="recording", numbers={"a": 1.5})
+    request = work.train(text, num_updates=3).model_copy(update={"local_rule": rule, "local_layers": ("model.bias",)})
+    plain = trained(node, work.train(text, num_updates=3)).loss
+    reply = trained(node, request)
+    assert [call[0] for call in recording] == [
+        "numbers", "begin", *(["begin_pass", *["step"] * 3, "end_pass"] * 2),
+    ]  # fmt: skip
+    assert recording[0][1] == {"a": 1.5}
+    assert recording[1][1] == {"round": 1, "kept": [], "personal": [], "kept_round": 0, "own": ["model.bias"]}
+    first, second = recording[2:7], recording[7:]
+    assert (first[0][1], first[-1][1:]) == ("before", ("before", 3))
+    assert (second[0][1], second[-1][1:]) == ("train", ("train", 3))
+    for (_, one), (_, other) in zip(first[1:-1], second[1:-1], strict=True):
+        assert torch.equal(one, other)
+    assert (reply.num_updates, reply.loss) == (3, plain)  # of the pass "train" alone
+    assert reply.tensors.keys() == {"model.weight"}
+
+
+def test_a_rule_gets_back_what_it_kept(work, node, recording):
+    text, rule = work.plan(), LocalRule(name="recording")
+    for number in (1, 2, 5):
+        trained(node, work.train(text, round_index=number).model_copy(update={"local_rule": rule}))
+    told = [call[1] for call in recording if call[0] == "begin"]
+    assert [(t["round"], t["kept_round"], t["kept"], t["personal"]) for t in told] == [
+        (1, 0, [], []),
+        (2, 1, ["counter"], ["model.weight"]),
+        (5, 2, ["counter"], ["model.weight"]),
+    ]
+
+
+def test_shared_parameters_and_where_they_began():
+    names = ("shared", "own", "frozen")
+    parameters = {name: nn.Parameter(torch.ones(2, dtype=torch.float64)) for name in names}
+    parameters["frozen"].requires_grad_(False)
+    sent = {name: torch.zeros(2, dtype=torch.float64) for name in names}
+    local = LocalRound(
+        parameters=parameters,
+        sent=sent,
+        optimizer=torch.optim.SGD(parameters.values(), lr=0.1),
+        round=1,
+        local_layers=frozenset({"own"}),
+    )
+    assert local.shared == {"shared": parameters["shared"]}
+    assert torch.equal(local.start("shared"), sent["shared"])
