@@ -27,8 +27,7 @@ PERSONAL = (FINE_TUNING, "FedBN", "FedRep", "Ditto")
 _DEFAULTS: dict[str, Settings] = {
     "FedProx": {"mu": 0.01},
     "FedDyn": {"alpha": 0.1},
-    "QFedAvg": {"q": 1.0, "lipschitz": 10.0},
-    "TrimmedMean": {"fraction": 0.25},
+    "QFedAvg": {"q": 1.0},
     "Ditto": {"lam": 0.1},
     "Cyclic": {"order": "shuffled"},
     FINE_TUNING: {"fine_tune": 20},
@@ -48,10 +47,13 @@ def strategies(dataset: FederatedDataset) -> dict[str, Settings]:
             if (head := _head(model)) is None:
                 continue
             own["head"] = [f"model.{head}"]
-        if name in ("Krum", "MultiKrum"):
+        if name in ("Krum", "MultiKrum", "TrimmedMean"):
             if clients < 3:
                 continue
-            own["num_hostile"] = (clients - 3) // 2
+            # One client in four or five may be hostile, at least one where the rule allows it.
+            own |= (
+                {"fraction": max(0.25, 1 / clients)} if name == "TrimmedMean" else {"num_hostile": (clients - 3) // 2}
+            )
         found[name] = LOCAL_TRAINING | own | tuned(dataset.name).get(name, {})
     return found
 
@@ -68,9 +70,12 @@ def known_settings(strategy: str) -> list[str]:
     return [*LOCAL_TRAINING, *own, *(["fine_tune"] if strategy == FINE_TUNING else [])]
 
 
-def aggregator_settings(settings: Settings) -> Settings:
+def aggregator_settings(strategy: str, settings: Settings) -> Settings:
     """Those that are the aggregator's."""
-    return {name: value for name, value in settings.items() if name not in (*LOCAL_TRAINING, "fine_tune")}
+    own = {name: value for name, value in settings.items() if name not in (*LOCAL_TRAINING, "fine_tune")}
+    if strategy == "QFedAvg":
+        own.setdefault("lipschitz", 1 / settings["lr"])  # as its paper estimates it
+    return own
 
 
 @cache

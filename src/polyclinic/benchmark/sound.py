@@ -202,7 +202,7 @@ def _federated_rounds(cell: Cell, clients: Clients, split: Split) -> tuple[int, 
 def _aggregator(cell: Cell) -> Aggregator | None:
     if cell.method == ALL_DATA or cell.method.startswith(LOCAL):
         return None
-    own = aggregator_settings(dict(cell.settings))
+    own = aggregator_settings(cell.method, dict(cell.settings))
     if cell.method == "Cyclic":
         own["seed"] = cell.seed
     return make_aggregator("FedAverage" if cell.method == FINE_TUNING else cell.method, own)

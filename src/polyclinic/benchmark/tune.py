@@ -34,7 +34,7 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "FedAvgM": {"server_lr": (0.05, 2.0)},
     "FedDyn": {"alpha": (1e-3, 10.0)},
     "Scaffold": {"server_lr": (0.3, 1.5)},
-    "QFedAvg": {"q": (1e-2, 5.0), "lipschitz": (0.5, 1e3)},
+    "QFedAvg": {"q": (1e-2, 5.0)},
     "Ditto": {"lam": (1e-2, 10.0)},
 }
 # These correct gradients of plain SGD, or count its steps.
@@ -179,4 +179,6 @@ def write_tuned(path: Path, dataset: str, found: Mapping[str, Settings]) -> None
 
 def _own(settings: Settings) -> Settings:
     """Without what follows from the dataset alone."""
-    return {k: v for k, v in settings.items() if k not in ("head", "num_hostile", "order")} or dict(LOCAL_TRAINING)
+    return {k: v for k, v in settings.items() if k not in ("head", "num_hostile", "fraction", "order")} or dict(
+        LOCAL_TRAINING
+    )
