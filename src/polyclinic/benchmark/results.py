@@ -37,14 +37,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from polyclinic.errors import ConfigError
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Status = Literal["done", "diverged", "failed"]
+# A row is a line, so that a damaged one harms no other: no text of it has a line break.
+Text = Annotated[str, AfterValidator(lambda text: re.sub(r"[\r\n]+", " ", text))]
 MEAN = "mean"
 POOLED = "pooled"
 
@@ -61,31 +64,32 @@ class ResultRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
-    protocol: str
-    dataset: str
-    method: str
-    settings: str
+    protocol: Text
+    dataset: Text
+    method: Text
+    settings: Text
     seed: int
-    test: str
+    test: Text
     round: int
     final: bool
-    metric: str
+    metric: Text
     value: float
     num_samples: int
     status: Status
-    detail: str
+    detail: Text
     seconds: float
     training_seconds: float
     bytes: int
     peak_memory: int
-    configuration: str
-    versions: str
-    cell: str
+    configuration: Text
+    versions: Text
+    cell: Text
     rows: int
-    finished: str
+    finished: Text
 
 
 COLUMNS = tuple(ResultRow.model_fields)
+_HEADER = ",".join(COLUMNS)
 
 
 def cell_id(what: Mapping[str, Any]) -> str:
@@ -107,11 +111,16 @@ class ResultsFile:
         """The rows of all complete cells, in the file's order; a cell that was run twice counts once, the last.
 
         Raises:
-            ConfigError: there is a file, but no results file.
+            ConfigError: there is a file, but no results file: neither its first line nor any other is as it should be.
         """
         cells: dict[str, list[ResultRow]] = defaultdict(list)
         damaged = 0
-        for line in self._lines():
+        lines = self.path.read_bytes().decode("utf-8-sig", errors="replace").split("\n") if self.path.exists() else [""]
+        # The header may have been cut off by a crash.
+        is_ours = _HEADER.startswith(lines[0].rstrip("\r"))
+        for line in lines[is_ours:]:
+            if not line.strip():
+                continue
             row = _parse(line)
             if row is None:
                 damaged += 1
@@ -119,6 +128,11 @@ class ResultsFile:
             if len(cells[row.cell]) >= row.rows or (cells[row.cell] and cells[row.cell][0].finished != row.finished):
                 cells[row.cell] = []
             cells[row.cell].append(row)
+        if damaged and not cells and not is_ours:
+            raise ConfigError(
+                f"{self.path} is no results file: its first line is not {_HEADER[:30]}…, and no line is a result",
+                to_do="give the file that `polyclinic benchmark run` wrote",
+            )
         if damaged:
             warnings.warn(f"{self.path}: {damaged} damaged lines are left out, all others are used", stacklevel=2)
         return [row for rows in cells.values() if len(rows) == rows[0].rows for row in rows]
@@ -147,7 +161,7 @@ class ResultsFile:
                 text.write("\n")  # a line that a crash cut off must not swallow ours
             writer.writerows([[getattr(row, name) for name in COLUMNS] for row in rows])
             with self.path.open("ab") as file:
-                file.write(text.getvalue().encode())
+                file.write(text.getvalue().encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -157,30 +171,12 @@ class ResultsFile:
 
         return pd.DataFrame([row.model_dump() for row in self.read()], columns=list(COLUMNS))
 
-    def _lines(self) -> Iterator[list[str]]:
-        if not self.path.exists():
-            return
-        # Bytes that are no text damage their line only, and no field of ours holds a line break.
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[0].split(",")[:3] != list(COLUMNS[:3]):
-            raise ConfigError(
-                f"{self.path} is no results file: its first line does not begin with {','.join(COLUMNS[:3])}",
-                to_do="give the file that `polyclinic benchmark run` wrote",
-            )
-        for line in lines[1:]:
-            if line.strip():
-                try:
-                    yield next(csv.reader([line], strict=True))
-                except (csv.Error, StopIteration):
-                    yield []
 
-
-def _parse(fields: Sequence[str]) -> ResultRow | None:
-    if len(fields) != len(COLUMNS):
-        return None
+def _parse(line: str) -> ResultRow | None:
     try:
+        fields = next(csv.reader([line], strict=True))
         return ResultRow.model_validate_strings(dict(zip(COLUMNS, fields, strict=True)))
-    except ValidationError:
+    except (csv.Error, ValueError):
         return None
 
 
