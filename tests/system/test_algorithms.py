@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from polyclinic import Experiment, Federation, InProcessFederation, ProcessFederation, TorchTrainingPlan
+from polyclinic import Experiment, Federation, InProcessFederation, Observer, ProcessFederation, TorchTrainingPlan
 from polyclinic.aggregators import AGGREGATORS, make_aggregator
 from polyclinic.federation.places import create_nodes
 
@@ -58,15 +58,17 @@ def here(place: Path) -> InProcessFederation:
     return InProcessFederation.at(place)
 
 
-def begin(name: str, federation: Federation, folder: Path) -> Experiment:
+def begin(
+    name: str, federation: Federation, folder: Path, *, observer: Observer | None = None, **args: Any
+) -> Experiment:
     return Experiment(
         Plan,
-        training_args={"batch_size": 16, "num_updates": 3, "optimizer_state": "kept"},
+        training_args={"batch_size": 16, "num_updates": 3, "optimizer_state": "kept"} | args,
         federation=federation,
         folder=folder,
         aggregator=make_aggregator(name, SETTINGS.get(name, {})),
         round_limit=3,
-        observers=[],
+        observers=[observer] if observer else [],
         seed=8,
     )
 
@@ -104,6 +106,31 @@ def test_a_run_that_crashes_and_is_resumed_is_an_uninterrupted_one(
     assert resumed.round == 1
     resumed.run()
     assert_same(expected, result(resumed), name)
+
+
+class Spy(Observer):
+    """The names of all tensors that nodes sent."""
+
+    def __init__(self) -> None:
+        self.sent: set[str] = set()
+
+    def node_replied(self, *, reply: Any, **_: Any) -> None:
+        self.sent |= reply.tensors.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_are_to_stay_are_never_sent(name: str, here: InProcessFederation, tmp_path: Path) -> None:
+    spy = Spy()
+    experiment = begin(name, here, tmp_path / "run", local_layers=["model.3", "model.1.running_*"], observer=spy)
+    own = {"model.3.weight", "model.3.bias", "model.1.running_mean", "model.1.running_var"}
+    before = {key: tensor.clone() for key, tensor in experiment.model().state_dict().items()}
+    experiment.run(rounds=1)
+    assert spy.sent
+    assert not spy.sent & own
+    after = experiment.model().state_dict()
+    changed = {f"model.{key}" for key, tensor in before.items() if not torch.equal(tensor, after[key])}
+    assert changed
+    assert not changed & own
 
 
 @pytest.fixture
