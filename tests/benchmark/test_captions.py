@@ -41,9 +41,17 @@ def test_alternative_texts_tell_the_figures(results):
     bars = captions.bars(heart, "accuracy", [])
     assert "Pooled 0.710; Local Cleveland 0.600; Local Hungary 0.500; FedAverage 0.690; FedProx none" in bars.alt
     assert "FLamby" not in bars.caption
-    assert "FedAverage 0.690 after round 2" in captions.curves(heart, "accuracy").alt
-    assert "FedAverage 0.690 for 2 kB" in captions.bytes_sent(heart, "accuracy").alt
+    assert "FedAverage 0.690 after round 2" in captions.curves(heart, "accuracy", heart.strategies).alt
+    assert "FedAverage 0.690 for 2 kB" in captions.bytes_sent(heart, "accuracy", heart.strategies).alt
     assert "Local Hungary at home 0.500, on average 0.500" in captions.heat_map(heart, "accuracy").alt
+
+
+def test_a_part_of_the_strategies_is_named(results):
+    heart = results.datasets[1]
+    some, every = heart.strategies[:2], heart.strategies
+    assert captions.curves(heart, "accuracy", some).title == "Convergence at each hospital: FedAverage, FedProx"
+    assert captions.bytes_sent(heart, "accuracy", every).title == "Accuracy against bytes sent"
+    assert "FedYogi" not in captions.bytes_sent(heart, "accuracy", some).alt
 
 
 @pytest.mark.parametrize(

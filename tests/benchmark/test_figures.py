@@ -77,7 +77,7 @@ def test_variants_of_published_values_have_markers_of_their_own(heart, style):
 
 
 def test_curves_have_a_panel_a_center_and_both_overall_figures(heart, style):
-    figure = figures.curves(heart, "accuracy", style)
+    figure = figures.curves(heart, "accuracy", style, heart.strategies)
     titles = ["Cleveland", "Hungary", "mean over centers", "pooled test data"]
     assert [axis.get_title() for axis in figure.axes] == titles
     hungary = figure.axes[1]
@@ -94,15 +94,30 @@ def test_curves_have_a_panel_a_center_and_both_overall_figures(heart, style):
 def test_a_method_without_a_finished_run_ends_in_a_cross(cell, write):
     rows = [r.model_copy(update={"final": False}) for r in cell("FedAdam", 1, {"pooled": 0.8}, status="diverged")]
     (dataset,) = read_results([write(rows)]).datasets
-    (axis,) = figures.curves(dataset, "accuracy", figures.styles([dataset])).axes
+    (axis,) = figures.curves(dataset, "accuracy", figures.styles([dataset]), dataset.strategies).axes
     assert [(line.get_marker(), line.get_xdata().tolist()) for line in axis.lines] == [("o", [1, 2]), ("X", [2])]
+
+
+def test_many_strategies_are_several_pictures_with_the_same_axes(cell, write):
+    cells = [cell(f"S{k}", 1, {"pooled": 0.1 * k}, rounds=(1, k + 2)) for k in range(9)]
+    (dataset,) = read_results([write(*cells)]).datasets
+    groups = figures.in_groups(dataset.strategies)
+    assert [[arm.label for arm in group] for group in groups] == [[f"S{k}" for k in range(7)], ["S7", "S8"]]
+    style = figures.styles([dataset])
+    for draw in (figures.curves, figures.bytes_sent):
+        first, second = [draw(dataset, "accuracy", style, group) for group in groups]
+        assert first.axes[0].get_xlim() == second.axes[0].get_xlim()
+        assert first.axes[0].get_ylim() == second.axes[0].get_ylim()
+        assert [line.get_color() for line in second.axes[0].lines].count("#D2D2D2") == 7
+        keys = [text.get_text() for text in second.legends[0].get_texts()]
+        assert keys[-3:] == ["other strategies", "S7", "S8"]
 
 
 def test_equal_curves_are_all_seen(cell, write):
     """The narrower lies on the wider, and each has markers of its own."""
     cells = [cell(method, 1, {"pooled": 0.8}, rounds=(1, 2, 3, 4, 5, 6)) for method in FIRST_STRATEGIES[:3]]
     (dataset,) = read_results([write(*cells)]).datasets
-    (axis,) = figures.curves(dataset, "accuracy", figures.styles([dataset])).axes
+    (axis,) = figures.curves(dataset, "accuracy", figures.styles([dataset]), dataset.strategies).axes
     by_layer = sorted(axis.lines, key=lambda line: line.get_zorder())
     widths_upwards = [line.get_linewidth() for line in by_layer]
     assert widths_upwards == sorted(set(widths_upwards), reverse=True)
@@ -110,7 +125,7 @@ def test_equal_curves_are_all_seen(cell, write):
 
 
 def test_bytes_are_those_sent_until_then(heart, style):
-    axis = figures.bytes_sent(heart, "accuracy", style).axes[1]
+    axis = figures.bytes_sent(heart, "accuracy", style, heart.strategies).axes[1]
     assert line_with(axis, style(arm("FedAverage")).colour).get_xdata().tolist() == [1000, 2000]
     assert line_with(axis, style(arm("FedYogi")).colour).get_xdata().tolist() == [100_000, 200_000]
     assert axis.get_xscale() == "log"  # they differ by 200 times
@@ -118,7 +133,7 @@ def test_bytes_are_those_sent_until_then(heart, style):
 
 def test_bytes_that_are_alike_have_a_linear_axis(cell, write):
     (dataset,) = read_results([write(cell("FedAverage", 1, {"pooled": 0.8}))]).datasets
-    (axis,) = figures.bytes_sent(dataset, "accuracy", figures.styles([dataset])).axes
+    (axis,) = figures.bytes_sent(dataset, "accuracy", figures.styles([dataset]), dataset.strategies).axes
     assert axis.get_xscale() == "linear"
     assert axis.get_xlim()[0] == 0
 
@@ -160,8 +175,8 @@ def test_pictures_of_little_are_pictures(cell, write, values, tmp_path):
     style = figures.styles([dataset])
     drawn = [
         figures.bars(dataset, "accuracy", [], style),
-        figures.curves(dataset, "accuracy", style),
-        figures.bytes_sent(dataset, "accuracy", style),
+        figures.curves(dataset, "accuracy", style, dataset.strategies),
+        figures.bytes_sent(dataset, "accuracy", style, dataset.strategies),
         figures.heat_map(dataset, "accuracy"),
     ]
     for figure in drawn:

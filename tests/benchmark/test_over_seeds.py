@@ -82,6 +82,16 @@ def test_curves_are_means_over_the_same_seeds(cell, write):
     assert dataset.arms[0].curve("pooled", "accuracy") == [(1, 2000, pytest.approx(0.35)), (2, 4000, 0.5)]
 
 
+def test_a_result_of_an_earlier_round_counts_once(cell, write):
+    """Seed 1: the result is that of round 1. Mean of 0.4 and 0.2, not of 0.4, 0.4 and 0.2."""
+    early = cell("FedAverage", 1, {"pooled": 0.8})
+    early = [row.model_copy(update={"final": False, "rows": 3}) for row in early]
+    early.append(early[0].model_copy(update={"final": True}))
+    (dataset,) = read_results([write(early, cell("FedAverage", 2, {"pooled": 0.4}))]).datasets
+    assert [value for _, _, value in dataset.arms[0].curve("pooled", "accuracy")] == pytest.approx([0.3, 0.6])
+    assert dataset.arms[0].result("pooled", "accuracy").values == {1: 0.4, 2: 0.4}
+
+
 def test_the_curve_of_a_method_that_always_diverged_is_what_there_is(cell, write):
     rows = cell("FedAverage", 1, {"pooled": 0.8}, rounds=(1, 2), status="diverged", metric="")
     rows = [row.model_copy(update={"final": False}) for row in rows]

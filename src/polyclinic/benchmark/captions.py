@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polyclinic.benchmark.figures import metric_name, title_of
-from polyclinic.benchmark.over_seeds import LOCAL, DatasetResults, Results
+from polyclinic.benchmark.over_seeds import LOCAL, Arm, DatasetResults, Results
 from polyclinic.benchmark.published import PublishedValue
 from polyclinic.benchmark.results import MEAN, POOLED
 from polyclinic.errors import ConfigError
@@ -111,34 +111,35 @@ def bars(dataset: DatasetResults, metric: str, published: Sequence[PublishedValu
     )
 
 
-def curves(dataset: DatasetResults, metric: str) -> Words:
-    """Of the curves over rounds."""
+def curves(dataset: DatasetResults, metric: str, arms: Sequence[Arm]) -> Words:
+    """Of the curves over rounds of these strategies."""
     ends = [
         f"{arm.label} {points[-1][2]:.3f} after round {points[-1][0]}"
-        for arm in dataset.strategies
+        for arm in arms
         if (points := arm.curve(MEAN, metric))
     ]
     return Words(
-        "Convergence at each hospital",
+        f"Convergence at each hospital{_which(dataset, arms)}",
         f"Line charts, {metric_name(metric)} on {dataset.name} over the rounds, a panel a center. "
         f"Mean over centers at the end: {'; '.join(ends) or 'none'}.",
         f"{metric_name(metric, first=True)} on each center's test data after each round that was judged, mean over "
         "the seeds that are done; rounds that not all of these have reached are left out. A strategy none of whose "
         "runs is done is drawn over all its runs up to where they end, marked by a cross; one without any figure has "
         "no line. Narrow lines lie on wide ones, so that equal ones are seen. Dashed: the result of Pooled on "
-        "the same test data. Dotted: the result of the center's own Local model.",
+        "the same test data. Dotted: the result of the center's own Local model. A result is that of the round which "
+        "the protocol chose: the last one, or an earlier one.",
     )
 
 
-def bytes_sent(dataset: DatasetResults, metric: str) -> Words:
-    """Of the chart against bytes."""
+def bytes_sent(dataset: DatasetResults, metric: str, arms: Sequence[Arm]) -> Words:
+    """Of the chart against bytes of these strategies."""
     ends = [
         f"{arm.label} {points[-1][2]:.3f} for {bytes_in_words(points[-1][1])}"
-        for arm in dataset.strategies
+        for arm in arms
         if (points := arm.curve(MEAN, metric))
     ]
     return Words(
-        f"{metric_name(metric, first=True)} against bytes sent",
+        f"{metric_name(metric, first=True)} against bytes sent{_which(dataset, arms)}",
         f"Line charts, {metric_name(metric)} on {dataset.name} against bytes sent: {'; '.join(ends) or 'none'}.",
         "The same points, against all bytes that were sent to and from all nodes together until then, mean over seeds. "
         "The axis is logarithmic where strategies differ by more than fifty times. Dashed: the result of Pooled, which "
@@ -179,6 +180,10 @@ def _direction(metric: str) -> str:
         return "; higher is better" if get_metric(metric).higher_is_better else "; lower is better"
     except ConfigError:  # a metric of the dataset's own
         return ""
+
+
+def _which(dataset: DatasetResults, arms: Sequence[Arm]) -> str:
+    return "" if len(arms) == len(dataset.strategies) else f": {', '.join(arm.label for arm in arms)}"
 
 
 def counted(number: int, what: str) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 WIDTH = 7.2  # inches: the text width of an A4 page
 _MARKERS = ("o", "s", "^", "D")
 _WIDTHS = (2.5, 1.6, 0.9)
+_GREY = "#D2D2D2"
 _VARIANTS = {
     "": ("D", "FLamby's published"),
     "phikon": ("v", "published, Phikon"),
@@ -196,12 +197,24 @@ def _published_keys(published: Sequence[PublishedValue]) -> list[Any]:
 # ---- curves
 
 
-def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) -> Figure:
-    """Each strategy over the rounds, a panel a hospital, then the mean over hospitals and the pooled data."""
+def in_groups(strategies: Sequence[Arm]) -> list[Sequence[Arm]]:
+    """As many in each as there are colours: more curves in one picture cannot be read."""
+    return [strategies[first : first + len(COLOURS)] for first in range(0, len(strategies), len(COLOURS))]
+
+
+def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style], arms: Sequence[Arm]) -> Figure:
+    """Strategies over the rounds, a panel a hospital, then the mean over hospitals and the pooled data.
+
+    Args:
+        dataset: all its strategies are drawn, so that several pictures have the same axes.
+        metric: what is drawn.
+        style: from `styles`.
+        arms: those with colours and a name; the others are grey.
+    """
     tests = dataset.tests
     columns = 2 if len(tests) == 4 else min(3, len(tests))
     lines = math.ceil(len(tests) / columns)
-    figure = _figure(1.85 * lines + 0.25 + 0.17 * math.ceil((len(dataset.strategies) + 2) / 3))
+    figure = _figure(1.85 * lines + 0.25 + 0.17 * math.ceil((len(arms) + 2) / 3))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
     for number, axis in enumerate(axes):
         if number >= len(tests):
@@ -210,8 +223,8 @@ def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) 
         test = tests[number]
         _references(axis, dataset, test, metric)
         for place, arm in enumerate(dataset.strategies):
-            points = arm.curve(test, metric)
-            _line(axis, arm, [(number, value) for number, _, value in points], style(arm), place)
+            points = [(number, value) for number, _, value in arm.curve(test, metric)]
+            _line(axis, arm, points, style(arm) if arm in arms else None, place)
         axis.set_title(title_of(test), fontsize=_SMALL + 1)
         _plain(axis)
         axis.grid(alpha=0.3, linewidth=0.6)
@@ -221,16 +234,16 @@ def curves(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) 
             axis.tick_params(labelbottom=True)
         if number % columns == 0:
             axis.set_ylabel(metric_name(metric), fontsize=_SMALL)
-    _legend(figure, _line_keys(dataset, style, local=True), columns=3)
+    _legend(figure, _line_keys(arms, style, local=True, others=len(arms) < len(dataset.strategies)), columns=3)
     return figure
 
 
-def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style]) -> Figure:
-    """The figure against the bytes sent so far, both ways, by all nodes together."""
+def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Style], arms: Sequence[Arm]) -> Figure:
+    """The figure against the bytes sent so far, both ways, by all nodes together. Arguments as of `curves`."""
     from matplotlib.ticker import EngFormatter
 
     tests = [test for test in (MEAN, POOLED) if test in dataset.tests] or list(dataset.tests[:1])
-    figure = _figure(2.6 + 0.17 * math.ceil((len(dataset.strategies) + 1) / 3))
+    figure = _figure(2.6 + 0.17 * math.ceil((len(arms) + 2) / 3))
     axes = figure.subplots(1, len(tests), squeeze=False, sharex=True, sharey=True)[0]
     sent: list[float] = []
     for axis, test in zip(axes, tests, strict=True):
@@ -238,7 +251,7 @@ def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Styl
         for place, arm in enumerate(dataset.strategies):
             points = [(number, value) for _, number, value in arm.curve(test, metric) if number > 0]
             sent += [number for number, _ in points]
-            _line(axis, arm, points, style(arm), place)
+            _line(axis, arm, points, style(arm) if arm in arms else None, place)
         axis.set_title(title_of(test), fontsize=_SMALL + 1)
         axis.set_xlabel("sent to and from all nodes", fontsize=_SMALL)
         _plain(axis)
@@ -251,15 +264,18 @@ def bytes_sent(dataset: DatasetResults, metric: str, style: Callable[[Arm], Styl
             axes[0].set_xlim(left=0.0)
             axes[0].xaxis.get_major_locator().set_params(nbins=5)
         axes[0].xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
-    _legend(figure, _line_keys(dataset, style, local=False), columns=3)
+    _legend(figure, _line_keys(arms, style, local=False, others=len(arms) < len(dataset.strategies)), columns=3)
     return figure
 
 
-def _line(axis: Axes, arm: Arm, points: Sequence[tuple[float, float]], style: Style, place: int) -> None:
+def _line(axis: Axes, arm: Arm, points: Sequence[tuple[float, float]], style: Style | None, place: int) -> None:
     """Narrow lines lie on wide ones, with markers at other points, so that equal ones are all seen."""
     if not points:
         return
     x, y = zip(*points, strict=True)
+    if style is None:
+        axis.plot(x, y, color=_GREY, linewidth=0.8, zorder=1)
+        return
     every = max(len(x) // 2, 1)
     axis.plot(x, y, color=style.colour, linestyle=style.line, marker=style.marker, markersize=3.4,
               markevery=(place % every, every), linewidth=style.width, zorder=3 - style.width / 10)  # fmt: skip
@@ -276,13 +292,15 @@ def _references(axis: Axes, dataset: DatasetResults, test: str, metric: str) -> 
             axis.axhline(value, color="#8A8A8A", linewidth=1, linestyle=(0, (1, 1)), zorder=1)
 
 
-def _line_keys(dataset: DatasetResults, style: Callable[[Arm], Style], local: bool) -> list[Any]:
+def _line_keys(arms: Sequence[Arm], style: Callable[[Arm], Style], local: bool, others: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color="#000000", linewidth=1, linestyle=(0, (6, 2)), label="Pooled, its result")]
     if local:
         keys.append(Line2D([], [], color="#8A8A8A", linewidth=1, linestyle=(0, (1, 1)), label="this center's Local"))
-    for arm in dataset.strategies:
+    if others:
+        keys.append(Line2D([], [], color=_GREY, linewidth=0.8, label="other strategies"))
+    for arm in arms:
         look, note = style(arm), unfinished(arm)
         keys.append(
             Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=3.4,

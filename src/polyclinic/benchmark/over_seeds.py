@@ -129,19 +129,20 @@ class Arm:
     def curve(self, test: str, metric: str) -> list[tuple[int, float, float]]:
         """(round, mean bytes, mean value) in order of rounds.
 
-        A round counts if all runs that got as far have a number there: a mean must not jump because a seed is absent.
+        A round counts if every run has a number there: a mean must not jump because a seed is absent. The result may be
+        that of an earlier round, which then has two equal rows.
         """
-        points: dict[int, list[ResultRow]] = defaultdict(list)
+        points: dict[int, dict[int, ResultRow]] = defaultdict(dict)
         done = [cell for cell in self.cells if cell.first.status == "done"]
         for cell in done or self.cells:
             for row in cell.rows:
                 if row.test == test and row.metric in (metric, "") and math.isfinite(row.value):
-                    points[row.round].append(row)
-        most = max((len({r.seed for r in rows}) for rows in points.values()), default=0)
+                    points[row.round].setdefault(row.seed, row)
+        most = max(map(len, points.values()), default=0)
         return [
-            (number, statistics.fmean(r.bytes for r in rows), statistics.fmean(r.value for r in rows))
+            (number, statistics.fmean(r.bytes for r in rows.values()), statistics.fmean(r.value for r in rows.values()))
             for number, rows in sorted(points.items())
-            if len({r.seed for r in rows}) == most
+            if len(rows) == most
         ]
 
 

@@ -85,10 +85,12 @@ def _dataset(dataset: DatasetResults, folder: Path, style: Callable[[Arm], figur
         parts += [tables.result_table(dataset, metric), tables.difference_table(dataset, metric)]
         if shown:
             parts.append(tables.published_table(dataset, metric, shown))
-    if dataset.strategies:
-        add("curves", figures.curves(dataset, main, style), captions.curves(dataset, main))
-        add("bytes", figures.bytes_sent(dataset, main, style), captions.bytes_sent(dataset, main))
-    else:
+    groups = list(enumerate(figures.in_groups(dataset.strategies), start=1))
+    for number, arms in groups:
+        add(f"curves-{number}", figures.curves(dataset, main, style, arms), captions.curves(dataset, main, arms))
+    for number, arms in groups:
+        add(f"bytes-{number}", figures.bytes_sent(dataset, main, style, arms), captions.bytes_sent(dataset, main, arms))
+    if not groups:
         parts.append(element("p", "There is no strategy in these files, so there are no curves and no bytes sent."))
     add("heat-map", figures.heat_map(dataset, main), captions.heat_map(dataset, main))
     return "\n".join([*parts, tables.cost_table(dataset), tables.configuration_table(dataset)])
