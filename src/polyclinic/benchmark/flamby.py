@@ -150,6 +150,8 @@ class FlambyProtocol:
         streams = SharedGenerator(cell.seed, iterators_made=not baseline)
         federation = clients.federation(_parts(cell, clients), streams)
         last = 1 if baseline else config["rounds"]
+        # Where there are none, each round would write a file that says so.
+        own_buffers = not baseline and "buffers" not in fixes and any(True for _ in dataset.baseline().buffers())
 
         def judge(round_index: int, num_bytes: int) -> list[Measured]:
             first = federation.each_node()[0]
@@ -164,7 +166,7 @@ class FlambyProtocol:
             training_args={
                 "batch_size": config["batch_size"],
                 "lr": None if baseline else cell.settings["lr"],
-                "buffers": "averaged" if baseline or "buffers" in fixes else "local",
+                "buffers": "local" if own_buffers else "averaged",
                 **({"epochs": config["epochs"]} if baseline else {"num_updates": config["num_updates"]}),
             },
             round_limit=last,
