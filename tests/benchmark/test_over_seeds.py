@@ -61,6 +61,13 @@ def test_runs_that_did_not_finish_are_counted_and_not_averaged(full):
     assert prox.result("pooled", "accuracy").n == 0
 
 
+def test_a_diverged_run_is_not_averaged_even_if_it_has_a_figure(cell, write):
+    done, diverged = cell("FedAverage", 1, {"pooled": 0.8}), cell("FedAverage", 2, {"pooled": 0.1}, status="diverged")
+    (dataset,) = read_results([write(done, diverged)]).datasets
+    assert dataset.arms[0].result("pooled", "accuracy").values == {1: 0.8}
+    assert [value for _, _, value in dataset.arms[0].curve("pooled", "accuracy")] == [0.4, 0.8]
+
+
 def test_a_comparison_is_paired_by_seed(full):
     """Differences 0.02 four times and 0.07: mean 0.03, variance 0.0005, half width 2.776445 · 0.01."""
     heart = read_results([full]).datasets[1]
