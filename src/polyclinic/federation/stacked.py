@@ -137,7 +137,7 @@ class StackedFederation(InProcessFederation):
     ) -> tuple[list[_Asked], list[StackedNode]]:
         """As many of the group's next nodes as fit in a stack; leaves out those that cannot be in it."""
         from polyclinic.node.stacked_optimizer import Declined
-        from polyclinic.node.stacked_training import stacked_node
+        from polyclinic.node.stacked_training import not_finite, stacked_node
 
         asked: list[_Asked] = []
         nodes: list[StackedNode] = []
@@ -157,6 +157,9 @@ class StackedFederation(InProcessFederation):
                 if most < min(_FEWEST, len(group) + 1):
                     raise Declined(f"the model is too large: {num_values:,} parameters")
                 most = max(min(most, _SAMPLES // node.round_samples(args)), 2)
+        for number in sorted(not_finite(nodes), reverse=True):
+            notes[asked.pop(number).node_id] = "plain: some of its values are not finite"
+            del nodes[number]
         if len(nodes) < 2:
             raise Declined(f"{len(nodes)} of the nodes can be in a stack, which takes two")
         return asked, nodes
@@ -170,7 +173,7 @@ class StackedFederation(InProcessFederation):
         key = (request.experiment_id, str(request.local_rule), request.training_args.clip_norm, nodes[0].kind)
         if key not in tried.verdicts:
             few = nodes[:_TRIED]
-            size = min(request.training_args.batch_size, *(len(node.rows[0]) for node in few))
+            size = min(request.training_args.batch_size, *(node.num_samples for node in few))
             try:
                 tried.step = try_one_step(
                     request, workbench, [tuple(t[:size] for t in node.rows) for node in few], tried.step

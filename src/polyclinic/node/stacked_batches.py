@@ -52,12 +52,10 @@ class StackedBatches:
         self, columns: Sequence[Sequence[torch.Tensor]], orders: Sequence[Sequence[torch.Tensor]], batch_size: int
     ) -> None:
         self._columns = [torch.cat(column) for column in zip(*columns, strict=True)]
-        first_rows = _ends([len(column[0]) for column in columns])
-        self._rows = torch.cat([torch.cat(list(parts)) + n for parts, n in zip(orders, first_rows, strict=True)])
         layouts: dict[tuple[int, ...], Ints] = {}
         sizes = []
         for parts in orders:
-            lengths = tuple(map(len, parts))
+            lengths = tuple(part.shape[0] for part in parts)
             if lengths not in layouts:
                 layouts[lengths] = _batch_sizes(lengths, batch_size)
             sizes.append(layouts[lengths])
@@ -66,8 +64,11 @@ class StackedBatches:
         self._sizes = np.zeros((len(sizes), self.num_updates.max() + 1), np.int64)
         for number, of_node in enumerate(sizes):
             self._sizes[number, : len(of_node)] = of_node
-        begins = _ends([int(s.sum()) for s in sizes])
-        self._begins = np.cumsum(self._sizes, axis=1) - self._sizes + np.array(begins)[:, None]
+        used = self._sizes.sum(axis=1)
+        self._begins = np.cumsum(self._sizes, axis=1) - self._sizes + _begins(used)[:, None]
+        first_rows = _begins(np.array([column[0].shape[0] for column in columns]))
+        self._rows = torch.cat([part for parts in orders for part in parts])
+        self._rows += torch.from_numpy(np.repeat(first_rows, used))
 
     def __iter__(self) -> Iterator[Together]:
         """All steps of all nodes, each time those that wait with the same size as the one with the most steps to go.
@@ -106,6 +107,7 @@ def _batch_sizes(lengths: Sequence[int], batch_size: int) -> Ints:
     return np.array(sizes, np.int64)
 
 
-def _ends(lengths: Sequence[int]) -> list[int]:
+def _begins(lengths: Ints) -> Ints:
     """Where each of these begins if one follows the other."""
-    return [0, *np.cumsum(lengths[:-1]).tolist()]
+    found: Ints = np.cumsum(lengths) - lengths
+    return found

@@ -44,6 +44,11 @@ class StackedNode:
     streams: Streams
 
     @property
+    def num_samples(self) -> int:
+        """Its training samples."""
+        return self.rows[0].shape[0]
+
+    @property
     def kind(self) -> tuple[tuple[torch.dtype, torch.Size], ...]:
         """What the nodes of a stack have in common: the dtype and shape of a sample."""
         return tuple((t.dtype, t.shape[1:]) for t in self.rows)
@@ -54,7 +59,7 @@ class StackedNode:
 
     def round_samples(self, args: TrainingArgs) -> int:
         """Samples in all batches of a round, about."""
-        return args.num_updates * args.batch_size if args.num_updates else (args.epochs or 1) * len(self.rows[0])
+        return args.num_updates * args.batch_size if args.num_updates else (args.epochs or 1) * self.num_samples
 
 
 def stacked_node(node: Node, request: TrainRequest, first: StackedNode | None) -> StackedNode:
@@ -71,13 +76,21 @@ def stacked_node(node: Node, request: TrainRequest, first: StackedNode | None) -
     rows = rows_of(dataset) if collate_fn is None else None
     if rows is None:
         raise Declined("its samples are not the rows of tensors in memory")
-    if len(rows[0]) < (args.batch_size if args.drop_last else 1):
-        raise Declined("it has too few samples for a batch")
-    if any(t.is_floating_point() and not torch.isfinite(t).all() for t in rows):
-        raise Declined("some of its values are not finite")
     found = StackedNode(node.node_id, rows, node.streams or DERIVED)
+    if found.num_samples < (args.batch_size if args.drop_last else 1):
+        raise Declined("it has too few samples for a batch")
     if first is not None and found.kind != first.kind:
         raise Declined("its samples have another shape or dtype than the first node's")
+    return found
+
+
+def not_finite(nodes: Sequence[StackedNode]) -> set[int]:
+    """The numbers of the nodes whose data hold values that are not finite: some losses raise an error for them."""
+    found: set[int] = set()
+    for column in zip(*(node.rows for node in nodes), strict=True):
+        # One look at all of them is cheaper than one at each.
+        if column[0].is_floating_point() and not torch.isfinite(torch.cat(column)).all():
+            found |= {number for number, rows in enumerate(column) if not torch.isfinite(rows).all()}
     return found
 
 
@@ -118,7 +131,7 @@ def train_stacked(
     return [
         LocalResult(
             state=state,
-            num_samples=len(node.rows[0]),
+            num_samples=node.num_samples,
             num_updates=int(updates),
             loss=math.fsum(of_node[:updates].tolist()) / int(updates),
             seconds=seconds,
@@ -134,7 +147,7 @@ def train_stacked(
 
 def _order(node: StackedNode, request: TrainRequest, stop: Stop) -> list[torch.Tensor]:
     stop.check()
-    return list(node.streams.order(len(node.rows[0]), request, node.node_id))
+    return list(node.streams.order(node.num_samples, request, node.node_id))
 
 
 def _steps(
