@@ -3,11 +3,14 @@
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from polyclinic.benchmark.clients import clients_of
 from polyclinic.benchmark.results import ResultRow, ResultsFile, cell_id
 
 NOT_TESTED = {"": math.nan}
@@ -104,3 +107,66 @@ def full_file(tmp_path_factory) -> Path:
 def full(full_file, tmp_path) -> Path:
     """A copy of it."""
     return Path(shutil.copy(full_file, tmp_path))
+
+
+# ---- a dataset to run cells on
+
+TOY = """
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
+
+NUM_CLIENTS = 3
+CENTERS = ("Ant", "Bee", "Cat")
+BATCH_SIZE = 4
+NUM_EPOCHS_POOLED = 3
+LR = 0.02
+Optimizer = torch.optim.SGD
+SIZES = {True: (14, 20, 10), False: (6, 5, 4)}
+built = []  # (center, train, pooled, flamby_compatible)
+unreadable = []  # parts whose building is an error: True for training, False for test
+
+
+def get_nb_max_rounds(num_updates, batch_size=BATCH_SIZE):
+    return max(1, 9 // num_updates)
+
+
+class FedClass(TensorDataset):
+    def __init__(self, center=0, train=True, pooled=False, flamby_compatible=False):
+        built.append((center, train, pooled, flamby_compatible))
+        if train in unreadable:
+            raise OSError("nobody may read this")
+        parts = [_part(k, train) for k in range(NUM_CLIENTS) if pooled or k == center]
+        x, y = (torch.cat(columns) for columns in zip(*parts))
+        super().__init__(x * (0.5 if flamby_compatible else 1.0), y)
+
+
+def _part(center, train):
+    rng = np.random.default_rng(10 * center + train)
+    x = rng.normal(size=(SIZES[train][center], 3)) + 0.3 * center
+    y = x @ [[1.0], [-2.0], [0.5]] + 0.3 * rng.normal(size=(len(x), 1)) + 0.5 * center
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+
+
+class Baseline(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.2), torch.nn.Linear(4, 1))
+
+
+BaselineLoss = torch.nn.MSELoss
+
+
+def metric(y_true, y_pred):  # no rounding to classes: it tells models apart
+    return float(np.mean((np.asarray(y_true) - np.asarray(y_pred)) ** 2))
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch) -> ModuleType:
+    """A federated dataset of three centers of 14, 20 and 10 rows; its model has batch normalisation and dropout."""
+    module = ModuleType("toy")
+    exec(TOY, module.__dict__)
+    monkeypatch.setitem(sys.modules, "toy", module)
+    clients_of.cache_clear()
+    yield module
+    clients_of.cache_clear()

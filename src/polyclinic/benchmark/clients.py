@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from polyclinic.datasets.federated_dataset import FederatedDataset
-from polyclinic.federation.in_process import InProcessFederation
 from polyclinic.federation.simulation import in_memory
+from polyclinic.federation.stacked import StackedFederation
 from polyclinic.metrics import CustomMetric, Metric, Rows, join_rows
 from polyclinic.node.batches import load_batches
 from polyclinic.node.local_evaluation import to_numpy
@@ -58,28 +58,29 @@ class Clients:
         self._options = dict(options or {})
         self._path = self.dataset.ensure_prepared(data_path, **self._options)
         self.names = self.dataset.centers_at(self._path)
+        self._parts: dict[tuple[int, bool, bool], Part] = {}
         metric = self.dataset.mergeable_metric
         self.metric: Metric = metric or CustomMetric("metric", self.dataset.metric)
 
     def part(self, center: int, *, train: bool) -> Part:
-        """A center's training or test data."""
-        return self._parts[(center, train)]
-
-    @cached_property
-    def _parts(self) -> dict[tuple[int, bool], Part]:
-        numbers = range(len(self.names))
-        return {(k, train): self._build(center=k, train=train) for k in numbers for train in (True, False)}
+        """A center's training or test data, read when first asked for."""
+        return self._build(center=center, train=train)
 
     def pooled(self, *, train: bool) -> Part:
         """What the dataset itself calls pooled; its features may be scaled otherwise than the centers' are."""
         return self._build(pooled=True, train=train)
 
     def _build(self, *, train: bool, center: int = 0, pooled: bool = False) -> Part:
-        return self.dataset.build(center, train=train, data_path=self._path, pooled=pooled, **self._options)
+        key = (center, train, pooled)
+        if key not in self._parts:
+            self._parts[key] = self.dataset.build(
+                center, train=train, data_path=self._path, pooled=pooled, **self._options
+            )
+        return self._parts[key]
 
     def federation(
         self, parts: Mapping[str, tuple[Part, Part | None]], streams: Streams | None = None
-    ) -> InProcessFederation:
+    ) -> StackedFederation:
         """Nodes in this process, one for each pair of a training and a test part, in the order given."""
         workbenches = Workbenches()
         nodes = [
@@ -92,7 +93,7 @@ class Clients:
             )
             for number, (name, part) in enumerate(parts.items())
         ]
-        return InProcessFederation(nodes)
+        return StackedFederation(nodes)
 
     def rows(self, plan: TorchTrainingPlan, data: Part, *, seed: int, batch_size: int | None = None) -> Rows:
         """What the metric needs of the model's predictions for all of the data, in their order."""
