@@ -79,6 +79,10 @@ def test_each_cycle_is_the_next_permutation_of_numpys_generator():
     assert len({tuple(drawn[k : k + 4]) for k in range(0, 200, 4)}) > 10
 
 
+def test_a_large_seed_is_not_rounded():
+    assert Cyclic(seed=2**60 + 1).settings["seed"] == 2**60 + 1
+
+
 def test_seeds_differ():
     orders = {
         tuple(Cyclic(order="shuffled", seed=seed).choose(number, "abcdef")[0] for number in range(1, 7))

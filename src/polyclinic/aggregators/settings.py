@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 from polyclinic.errors import ConfigError, reject_unknown
 from polyclinic.messages.replies import TrainReply
@@ -69,7 +69,8 @@ def whole(algorithm: object, name: str, value: object, *, at_least: int, example
     if not found.is_integer():
         title = algorithm if isinstance(algorithm, str) else type(algorithm).__name__
         raise ConfigError(f"{title} needs a whole {name}, got {value!r}", to_do=f"write {title}({name}={example})")
-    return int(found)
+    exact: Any = value  # not by way of a float, which has no place for large seeds
+    return int(exact)
 
 
 def require_numbers(rule: str, numbers: Mapping[str, float], known: Collection[str]) -> None:
