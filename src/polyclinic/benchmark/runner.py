@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,6 +126,8 @@ def _run(cell: Cell, threads: int) -> list[ResultRow]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(min(threads, before))
+    # That nodes are trained one by one, where models cannot be stacked, is in the rounds' notes already.
+    logging.getLogger("polyclinic.federation").setLevel(logging.ERROR)
     try:
         return run_cell(cell)
     finally:
