@@ -153,8 +153,8 @@ def test_experiments_are_the_same(tmp_path_factory, sizes, batch_size, updates, 
     assert_same(one, other)
 
 
-def test_steps_that_are_written_down_and_groups_of_many_sizes_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("polyclinic.node.stacked_step._WRITE_DOWN_AFTER", 2)
+def test_steps_that_are_recorded_and_groups_of_many_sizes_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("polyclinic.node.stacked_step._RECORD_AFTER", 2)
     sizes = [5 + k % 13 for k in range(30)]
     one, other, way = both_ways(tables(sizes), tmp_path, batch_size=4, epochs=2, lr=0.05)
     assert way == "stacked: 30 nodes together"

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
+from polyclinic.node.recording import NotRecorded, record
 from polyclinic.plans.torch_plan import TorchTrainingPlan
 
 Batch = tuple[torch.Tensor, ...]
 Gradients = Callable[[torch.Tensor, Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
 
-# vmap goes through the plan's Python at each step. Writing its tensor operations down once takes as long as a hundred
-# steps or two; then steps take a third of the time.
-_WRITE_DOWN_AFTER = 100
+# vmap goes through the plan's Python at each step, which takes several times as long as the operations. Recording them
+# takes as long as a few steps.
+_RECORD_AFTER = 4
 
 
 class StackedStep:
@@ -35,7 +36,7 @@ class StackedStep:
         self._step = _Step(plan)
         self.trained = {name: p for name, p in plan.named_parameters() if name in trained}
         self._sizes = [p.numel() for p in self.trained.values()]
-        self._written: dict[tuple[object, ...], Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._recorded: dict[tuple[object, ...], Gradients] = {}
         self._uses: Counter[tuple[object, ...]] = Counter()
         # Where one tensor has several names, each of them must be in the state.
         by_tensor = {id(p): name for name, p in self.trained.items()}
@@ -73,12 +74,13 @@ class StackedStep:
         Random draws inside of the step differ from node to node.
         """
         key = (len(rows), *((t.shape, t.dtype) for t in batch))
-        if key not in self._written:
+        if key not in self._recorded:
             self._uses[key] += 1
-            if self._uses[key] <= _WRITE_DOWN_AFTER:
-                return self._mapped("different")(rows, constants, batch)
-            self._written[key] = _write_down(self._mapped("different"), rows, constants, batch)
-        return self._written[key](rows, *constants.values(), *batch)
+            mapped = self._mapped("different")
+            if self._uses[key] <= _RECORD_AFTER:
+                return mapped(rows, constants, batch)
+            self._recorded[key] = _recorded(mapped, rows, constants, batch)
+        return self._recorded[key](rows, constants, batch)
 
     def trial(
         self, rows: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch
@@ -97,30 +99,20 @@ class StackedStep:
         return loss.reshape(())
 
 
-def _write_down(
+def _recorded(
     gradients: Gradients, rows: torch.Tensor, constants: Mapping[str, torch.Tensor], batch: Batch
-) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """The tensor operations of a call as a function of the rows, the constants and the batch, one after the other."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
+) -> Gradients:
+    """The same without the plan's Python, for these shapes; unchanged where a step reads numbers out of constants."""
     names = list(constants)
 
-    def flat(rows: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        named = dict(zip(names, others[: len(names)], strict=True))
-        return gradients(rows, named, others[len(names) :])
+    def flat(rows: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return gradients(rows, dict(zip(names, others, strict=False)), others[len(names) :])
 
-    written = make_fx(flat)(rows, *constants.values(), *batch)
-    # A third of the operations are views and expansions to the shape that a tensor has already.
-    for node in list(written.graph.nodes):
-        if node.target in _RESHAPES and tuple(node.args[0].meta["val"].shape) == tuple(node.args[1]):
-            node.replace_all_uses_with(node.args[0])
-            written.graph.erase_node(node)
-    written.recompile()
-    forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = written.forward
-    return forward
-
-
-_RESHAPES = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
+    try:
+        fast = record(flat, (rows, *constants.values(), *batch))
+    except NotRecorded:
+        return gradients
+    return lambda rows, constants, batch: fast(rows, *constants.values(), *batch)  # type: ignore[return-value]
 
 
 class _Step(torch.nn.Module):
