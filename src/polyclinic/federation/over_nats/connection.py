@@ -1,0 +1,313 @@
+"""A party's connection to the hub: comes back by itself, and what is said to be delivered has been stored there.
+
+`Link` is for code in an event loop; `LoopThread` lets ordinary code use one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import logging
+import ssl
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import nats
+import nats.errors
+import nkeys
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from polyclinic.errors import FederationError
+
+T = TypeVar("T")
+
+log = logging.getLogger("polyclinic.federation")
+
+CONNECT_SECONDS = 10.0
+# Nothing is taken for lost before this, on a connection that lives: a chunk may take its time on a slow line.
+ANSWER_SECONDS = 60.0
+# How long one pull waits at the hub before it is asked anew.
+_PULL_SECONDS = 20.0
+# Of what is not yet sent while the connection is away; a few chunks.
+_PENDING_BYTES = 32 << 20
+_PING_SECONDS = 5
+
+
+class Link:
+    """One connection. Its methods are coroutines of one event loop.
+
+    Args:
+        party_id: whose it is; inboxes are named by it.
+        urls: of the hub, ``tls://host:port`` or ``wss://host``; without TLS (``nats://``) only on this machine.
+        seed: of the party's NKey, ``SU…``; "" for a server without users (tests).
+        ca_pem: the hub's certificate authority; "" without TLS.
+    """
+
+    def __init__(self, party_id: str, urls: Sequence[str], seed: str, ca_pem: str) -> None:
+        self.party_id = party_id
+        self._urls = list(urls)
+        self._seed = seed
+        self._ca_pem = ca_pem
+        self._client = Client()
+        self._up = asyncio.Event()
+        self._down = asyncio.Event()
+        self._refused = ""
+
+    @property
+    def key(self) -> nkeys.KeyPair:
+        """The party's key, which signs its messages too."""
+        return nkeys.from_seed(self._seed.encode())
+
+    @property
+    def connected(self) -> bool:
+        return self._up.is_set()
+
+    async def open(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Connects; from then on the connection is made again whenever it breaks.
+
+        Raises:
+            FederationError: the hub is not there, is not the one whose certificate is pinned, or refuses the key.
+        """
+        try:
+            await asyncio.wait_for(self._client.connect(**self._options()), seconds)
+        except (OSError, nats.errors.Error, TimeoutError) as err:
+            await self.close()
+            raise self._unreachable(err) from None
+        self._set_up()
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "servers": self._urls,
+            "name": f"polyclinic {self.party_id}",
+            "inbox_prefix": f"_INBOX.{self.party_id}",
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.5,
+            "connect_timeout": 5,
+            "ping_interval": _PING_SECONDS,
+            "max_outstanding_pings": 3,
+            "pending_size": _PENDING_BYTES,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_down,
+            "reconnected_cb": self._on_up,
+        }
+        if self._seed:
+            options["nkeys_seed_str"] = self._seed
+        if self._ca_pem:
+            context = ssl.create_default_context(cadata=self._ca_pem)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            options["tls"] = context
+        return options
+
+    def _unreachable(self, err: BaseException) -> FederationError:
+        why = self._refused or (str(err) or type(err).__name__)
+        if "uthorization" in why:
+            to_do = "this party was revoked, or its key is another one: ask the hub's operator for a new invitation"
+        elif "ertificate" in why or "SSL" in why:
+            to_do = "the hub has another certificate than when you joined: ask its operator, and join again if it is so"
+        else:
+            to_do = "look whether the hub runs (polyclinic hub status) and whether its port is open from here"
+        return FederationError(f"no connection to the hub at {', '.join(self._urls)}: {why}", to_do=to_do)
+
+    async def _on_error(self, err: Exception) -> None:
+        self._refused = str(err) or type(err).__name__
+        log.debug("%s: connection: %s", self.party_id, self._refused)
+
+    async def _on_down(self) -> None:
+        if self._up.is_set():
+            log.warning("%s: the connection to the hub is lost; trying again", self.party_id)
+        self._up.clear()
+        self._down.set()
+
+    async def _on_up(self) -> None:
+        log.warning("%s: connected to the hub again", self.party_id)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._down.clear()
+        self._up.set()
+
+    async def close(self) -> None:
+        self._up.clear()
+        with suppress(Exception):
+            await asyncio.wait_for(self._client.close(), 2)
+
+    # ---- saying
+
+    async def tell(self, subject: str, data: bytes = b"", *, reply: str = "", ttl_seconds: int = 0) -> None:
+        """Sends without waiting for anybody; lost if nobody listens or the connection is away."""
+        if self._up.is_set():
+            headers = {"Nats-TTL": f"{ttl_seconds}s"} if ttl_seconds else None
+            with suppress(nats.errors.Error):
+                await self._client.publish(subject, data, reply=reply, headers=headers)
+
+    async def store(self, subject: str, data: bytes, *, message_id: str = "", ttl_seconds: int = 0) -> None:
+        """Sends again and again until the hub has stored it: over broken connections, and a hub that is away.
+
+        Args:
+            message_id: what the hub receives twice under one id, it stores once.
+            ttl_seconds: after which the hub forgets it; 0: after what its stream says.
+
+        Raises:
+            FederationError: the hub refuses it.
+        """
+        headers = {"Nats-Msg-Id": message_id} if message_id else {}
+        if ttl_seconds:
+            headers["Nats-TTL"] = f"{ttl_seconds}s"
+        while True:
+            answer = json.loads((await self.ask(subject, data, headers=headers or None)).data)
+            if "error" not in answer:
+                return
+            # 503: the store is not ready yet, as after a restart.
+            if answer["error"].get("code") != 503:
+                raise FederationError(
+                    f"the hub does not store the message: {answer['error'].get('description', 'it does not say why')}",
+                    to_do="ask the hub's operator: its disk or a limit may be full (polyclinic hub status)",
+                )
+            await asyncio.sleep(0.5)
+
+    async def ask(self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None) -> Msg:
+        """Sends again and again until there is an answer."""
+        while True:
+            await self._up.wait()
+            with suppress(nats.errors.Error, TimeoutError):
+                answer = asyncio.ensure_future(
+                    self._client.request(subject, data, timeout=ANSWER_SECONDS, headers=headers)  # type: ignore[arg-type]
+                )
+                if await self._unless_down(answer):
+                    return answer.result()
+            await asyncio.sleep(0.2)
+
+    async def _unless_down(self, answer: asyncio.Future[Any]) -> bool:
+        """Whether the answer came before the connection broke."""
+        down = asyncio.ensure_future(self._down.wait())
+        try:
+            done, _ = await asyncio.wait((answer, down), return_when=asyncio.FIRST_COMPLETED)
+            return answer in done
+        finally:
+            for task in (answer, down):
+                if not task.done():
+                    task.cancel()
+
+    # ---- hearing
+
+    async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
+        """Has ``heard`` called for each message, one after the other, also after the connection broke."""
+        await self._client.subscribe(subject, cb=heard)
+
+    async def pull(self, stream: str, consumer: str, batch: int) -> AsyncIterator[Msg]:
+        """The messages of a durable consumer, as they come, without end."""
+        inbox = self._client.new_inbox()
+        arrived = await self._client.subscribe(inbox)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        wish = json.dumps({"batch": batch, "expires": int(_PULL_SECONDS * 1e9)}).encode()
+        try:
+            while True:
+                await self._up.wait()
+                await self.tell(subject, wish, reply=inbox)
+                left = batch
+                while left:
+                    message = await self._next(arrived)
+                    if message is None:
+                        break
+                    if _is_status(message):
+                        if _status(message) not in ("100", "408", "409", "404"):
+                            await asyncio.sleep(0.5)
+                        break
+                    left -= 1
+                    yield message
+        finally:
+            with suppress(Exception):
+                await arrived.unsubscribe()
+
+    async def _next(self, arrived: Any) -> Msg | None:
+        """The next message; None if the hub must be asked anew: the connection broke, or the wish has run out."""
+        coming = asyncio.ensure_future(arrived.next_msg(timeout=_PULL_SECONDS + 5))
+        try:
+            return coming.result() if await self._unless_down(coming) else None
+        except (nats.errors.Error, TimeoutError):
+            return None
+
+    async def all_of(self, stream: str, subject: str) -> list[tuple[str, bytes]]:
+        """The last message on each subject that fits, with the subject; from a stream that allows direct reading."""
+        inbox = self._client.new_inbox()
+        arrived = await self._client.subscribe(inbox)
+        try:
+            while True:
+                await self._up.wait()
+                wish = json.dumps({"multi_last": [subject]}).encode()
+                await self.tell(f"$JS.API.DIRECT.GET.{stream}", wish, reply=inbox)
+                found: list[tuple[str, bytes]] = []
+                while message := await self._next_within(arrived, CONNECT_SECONDS):
+                    if _is_status(message):
+                        if _status(message) in ("204", "404"):
+                            return found
+                        break
+                    found.append(((message.headers or {}).get("Nats-Subject", ""), message.data))
+                await asyncio.sleep(0.2)
+        finally:
+            with suppress(Exception):
+                await arrived.unsubscribe()
+
+    async def _next_within(self, arrived: Any, seconds: float) -> Msg | None:
+        try:
+            message: Msg = await arrived.next_msg(timeout=seconds)
+            return message
+        except (nats.errors.Error, TimeoutError):
+            return None
+
+
+def _is_status(message: Msg) -> bool:
+    return not message.data and bool(message.headers) and "Status" in (message.headers or {})
+
+
+def _status(message: Msg) -> str:
+    return str((message.headers or {}).get("Status", ""))
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for code that is not asynchronous."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Starts it there."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """Runs it there, and waits for the end.
+
+        Raises:
+            TimeoutError: it takes longer.
+        """
+        future = self.start(coroutine)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def end(self) -> None:
+        """Ends the loop, and what still runs in it."""
+        if self._loop.is_closed():
+            return
+        with suppress(Exception):
+            self.run(_cancel_all(), 5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
