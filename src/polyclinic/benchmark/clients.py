@@ -59,6 +59,10 @@ class Clients:
         self._path = self.dataset.ensure_prepared(data_path, **self._options)
         self.names = self.dataset.centers_at(self._path)
         self._parts: dict[tuple[int, bool, bool], Part] = {}
+        with seeded(0):  # the caller's generators stay as they are
+            model = self.dataset.baseline()
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.has_buffers = any(True for _ in model.buffers())
         metric = self.dataset.mergeable_metric
         self.metric: Metric = metric or CustomMetric("metric", self.dataset.metric)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from polyclinic.benchmark.cells import Diverged, Measured
@@ -12,6 +15,9 @@ from polyclinic.errors import RoundFailed
 from polyclinic.experiment.experiment import Experiment
 from polyclinic.experiment.observers import Observer
 from polyclinic.experiment.record import RoundRecord
+
+# Parameters. A run folder holds three models, and the aggregator's state with each.
+_SMALL = 1_000_000
 
 Judge = Callable[[int, int], list[Measured]]
 
@@ -60,6 +66,13 @@ def run_to_the_end(experiment: Experiment, curve: Curve) -> None:
         raise
     finally:
         shutil.rmtree(experiment.run_folder.parent, ignore_errors=True)
+
+
+def scratch_folder(num_parameters: int) -> Path:
+    """A new folder for a run that nobody needs afterwards: in memory for small models, where files cost no waiting."""
+    memory = Path("/dev/shm")
+    fits = num_parameters < _SMALL and memory.is_dir() and os.access(memory, os.W_OK)
+    return Path(tempfile.mkdtemp(prefix="polyclinic-cell-", dir=memory if fits else None)) / "run"
 
 
 def training_seconds(experiment: Experiment) -> float:

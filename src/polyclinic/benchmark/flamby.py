@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +22,7 @@ from polyclinic.aggregators import AGGREGATORS, Aggregator, make_aggregator
 from polyclinic.aggregators.cyclic import Cyclic
 from polyclinic.benchmark.cells import ALL_DATA, LOCAL, Cell, Measured, Outcome, with_mean
 from polyclinic.benchmark.clients import TAG, Clients, Score, clients_of, loader
-from polyclinic.benchmark.curves import Curve, curve_rounds, run_to_the_end, training_seconds
+from polyclinic.benchmark.curves import Curve, curve_rounds, run_to_the_end, scratch_folder, training_seconds
 from polyclinic.benchmark.hyperparameters import FLAMBY
 from polyclinic.benchmark.plans import SgdPlan
 from polyclinic.benchmark.results import POOLED
@@ -151,7 +149,7 @@ class FlambyProtocol:
         federation = clients.federation(_parts(cell, clients), streams)
         last = 1 if baseline else config["rounds"]
         # Where there are none, each round would write a file that says so.
-        own_buffers = not baseline and "buffers" not in fixes and any(True for _ in dataset.baseline().buffers())
+        own_buffers = not baseline and "buffers" not in fixes and clients.has_buffers
 
         def judge(round_index: int, num_bytes: int) -> list[Measured]:
             first = federation.each_node()[0]
@@ -174,7 +172,7 @@ class FlambyProtocol:
             federation=federation,
             seed=cell.seed,
             initial_state=initial_state(dataset, seed),
-            folder=Path(tempfile.mkdtemp(prefix="polyclinic-cell-")) / "run",
+            folder=scratch_folder(clients.num_parameters),
             observers=[curve],
         )
         run_to_the_end(experiment, curve)

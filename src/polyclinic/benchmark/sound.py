@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +23,7 @@ import numpy as np
 from polyclinic.aggregators import Aggregator, make_aggregator
 from polyclinic.benchmark.cells import ALL_DATA, LOCAL, Cell, Measured, Outcome, with_mean
 from polyclinic.benchmark.clients import TAG, Clients, Part, clients_of, joined, rows_of
-from polyclinic.benchmark.curves import Curve, curve_rounds, run_to_the_end, training_seconds
+from polyclinic.benchmark.curves import Curve, curve_rounds, run_to_the_end, scratch_folder, training_seconds
 from polyclinic.benchmark.plans import TunedPlan
 from polyclinic.benchmark.results import POOLED
 from polyclinic.benchmark.settings import (
@@ -151,7 +149,7 @@ def run_sound(cell: Cell, *, test: bool) -> tuple[Outcome, Judged]:
         aggregator=_aggregator(cell),
         federation=federation,
         seed=cell.seed,
-        folder=Path(tempfile.mkdtemp(prefix="polyclinic-cell-")) / "run",
+        folder=scratch_folder(clients.num_parameters),
         observers=[curve],
     )
     run_to_the_end(experiment, curve)
