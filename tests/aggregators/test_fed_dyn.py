@@ -52,8 +52,8 @@ def distance(experiment, optimum):
 @pytest.mark.parametrize("weights", ["num_samples", "uniform"])
 def test_it_reaches_the_optimum_and_averaging_does_not(quadratics, run, weights):
     optimum = quadratics.optimum(weights)
-    assert distance(run(FedDyn(2.0, weights=weights), 45, **FAST), optimum) < 1e-3
-    assert distance(run(FedAverage(weights=weights), 45, **FAST), optimum) > 0.05
+    assert distance(run(FedDyn(2.0, weights=weights), 25, **FAST), optimum) < 1e-3
+    assert distance(run(FedAverage(weights=weights), 10, **FAST), optimum) > 0.05
 
 
 def test_unequal_numbers_of_steps_do_not_move_the_limit(quadratics, run):
@@ -61,13 +61,13 @@ def test_unequal_numbers_of_steps_do_not_move_the_limit(quadratics, run):
     for table in quadratics.data.values():
         table.tensors = tuple(t[:1].expand_as(t).clone() for t in table.tensors)
     args = {"training_args": {"batch_size": 4, "epochs": 1, "lr": 0.1}, "model_args": {"weight_decay": 0.5}}
-    assert distance(run(FedDyn(2.0), 60, **args), quadratics.optimum(decay=0.5)) < 1e-3
+    assert distance(run(FedDyn(2.0), 35, **args), quadratics.optimum(decay=0.5)) < 1e-3
 
 
 def test_a_node_that_misses_rounds_does_not_move_the_limit(quadratics, run):
     federation = quadratics.spied(simulate(quadratics.data))
     federation.fails = {1: "ash", 5: "birch", 6: "cedar"}
-    found = run(FedDyn(2.0), 45, federation=federation, min_nodes=2, **FAST)
+    found = run(FedDyn(2.0), 30, federation=federation, min_nodes=2, **FAST)
     assert distance(found, quadratics.optimum()) < 1e-3
 
 

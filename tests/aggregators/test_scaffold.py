@@ -106,19 +106,19 @@ def distance(experiment, optimum):
 
 
 def test_it_reaches_the_pooled_optimum_and_averaging_does_not(quadratics, run):
-    assert distance(run(Scaffold(), 30, **FAST), quadratics.optimum()) < 1e-6
-    assert distance(run(FedAverage(), 30, **FAST), quadratics.optimum()) > 0.05
+    assert distance(run(Scaffold(), 20, **FAST), quadratics.optimum()) < 1e-4
+    assert distance(run(FedAverage(), 10, **FAST), quadratics.optimum()) > 0.05
 
 
 def test_nodes_that_count_alike_reach_the_optimum_of_the_mean_loss(quadratics, run):
-    found = run(Scaffold(weights="uniform"), 30, **FAST)
-    assert distance(found, quadratics.optimum("uniform")) < 1e-6
+    found = run(Scaffold(weights="uniform"), 20, **FAST)
+    assert distance(found, quadratics.optimum("uniform")) < 1e-4
     assert distance(found, quadratics.optimum()) > 0.05
 
 
 def test_weight_decay_is_a_part_of_the_loss(quadratics, run):
-    found = run(Scaffold(), 30, model_args={"weight_decay": 0.3}, **FAST)
-    assert distance(found, quadratics.optimum(decay=0.3)) < 1e-6
+    found = run(Scaffold(), 20, model_args={"weight_decay": 0.3}, **FAST)
+    assert distance(found, quadratics.optimum(decay=0.3)) < 1e-4
     assert distance(found, quadratics.optimum()) > 0.05
 
 
@@ -127,9 +127,9 @@ def test_a_node_that_misses_a_round_takes_no_correction_out_of_the_sum(quadratic
     def with_a_failure(aggregator):
         federation = quadratics.spied(simulate(quadratics.data))
         federation.fails, federation.late = {5: "birch"}, late
-        return run(aggregator, 30, federation=federation, min_nodes=2, **FAST)
+        return run(aggregator, 22, federation=federation, min_nodes=2, **FAST)
 
-    assert distance(with_a_failure(Scaffold()), quadratics.optimum()) < 1e-6
+    assert distance(with_a_failure(Scaffold()), quadratics.optimum()) < 1e-4
 
     class NeverForgets(Scaffold):
         @property
@@ -145,9 +145,9 @@ def test_nodes_that_take_unequal_numbers_of_steps(quadratics, run):
     for table in quadratics.data.values():
         table.tensors = tuple(t[:1].expand_as(t).clone() for t in table.tensors)
     args = {"batch_size": 4, "epochs": 1, "lr": 0.1}
-    found = run(Scaffold(), 60, training_args=args, model_args={"weight_decay": 0.5})
+    found = run(Scaffold(), 35, training_args=args, model_args={"weight_decay": 0.5})
     assert [r.num_samples for r in found.records[-1].rows] == [10, 25, 6]
-    assert distance(found, quadratics.optimum(decay=0.5)) < 1e-6
+    assert distance(found, quadratics.optimum(decay=0.5)) < 1e-4
 
 
 # ---- what the server keeps

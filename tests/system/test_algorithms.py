@@ -1,4 +1,5 @@
-"""Whole runs of every algorithm that there is: resumed, thrown back by a crash, and in worker processes.
+"""Whole runs of every algorithm that there is: resumed, thrown back by a crash, in worker processes, and with
+layers that stay at the nodes.
 
 An algorithm that joins `AGGREGATORS` is tested here by itself. One that cannot be made without settings, or that does
 something only with others than its defaults, has them in the table below.
@@ -73,10 +74,10 @@ def begin(
     )
 
 
-def result(experiment: Experiment) -> tuple[State, list[Any]]:
+def result(experiment: Experiment, *, judged: bool = True) -> tuple[State, list[Any]]:
     """The global model; and each node's figures, which show what it keeps, with what the nodes noted."""
     assert experiment.round == 3
-    figures = experiment.evaluate(metrics=["loss"]).to_pandas().value.tolist()
+    figures = experiment.evaluate(metrics=["loss"]).to_pandas().value.tolist() if judged else []
     trained = [row.value for record in experiment.records for row in record.rows]
     return dict(experiment.model().state_dict()), [*figures, *trained, [record.notes for record in experiment.records]]
 
@@ -118,21 +119,6 @@ class Spy(Observer):
         self.sent |= reply.tensors.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_layers_that_are_to_stay_are_never_sent(name: str, here: InProcessFederation, tmp_path: Path) -> None:
-    spy = Spy()
-    experiment = begin(name, here, tmp_path / "run", local_layers=["model.3", "model.1.running_*"], observer=spy)
-    own = {"model.3.weight", "model.3.bias", "model.1.running_mean", "model.1.running_var"}
-    before = {key: tensor.clone() for key, tensor in experiment.model().state_dict().items()}
-    experiment.run(rounds=1)
-    assert spy.sent
-    assert not spy.sent & own
-    after = experiment.model().state_dict()
-    changed = {f"model.{key}" for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    assert changed
-    assert not changed & own
-
-
 @pytest.fixture
 def there(place: Path) -> Iterator[ProcessFederation]:
     federation = ProcessFederation(place, 1)
@@ -140,14 +126,21 @@ def there(place: Path) -> Iterator[ProcessFederation]:
     federation.close()
 
 
-def test_worker_processes_give_the_same_models(
-    place: Path, here: InProcessFederation, there: ProcessFederation, tmp_path: Path
+def test_worker_processes_give_the_same_models_and_layers_that_are_to_stay_are_never_sent(
+    here: InProcessFederation, there: ProcessFederation, tmp_path: Path
 ) -> None:
+    own = {"model.3.weight", "model.3.bias", "model.1.running_mean", "model.1.running_var"}
     # One test for all: starting the workers costs more than all the runs.
     for name in NAMES:
         found = {}
         for where, federation in (("here", here), ("there", there)):
-            experiment = begin(name, federation, tmp_path / f"{name}-{where}")
+            spy, folder = Spy(), tmp_path / f"{name}-{where}"
+            local_layers = ["model.3", "model.1.running_*"]
+            experiment = begin(name, federation, folder, local_layers=local_layers, observer=spy)
+            before = {key: tensor.clone() for key, tensor in experiment.model().state_dict().items()}
             experiment.run()
-            found[where] = result(experiment)
+            found[where] = result(experiment, judged=False)
+            changed = {f"model.{k}" for k, tensor in before.items() if not torch.equal(tensor, found[where][0][k])}
+            assert spy.sent >= changed > set(), name
+            assert not (spy.sent | changed) & own, name
         assert_same(found["here"], found["there"], name)
