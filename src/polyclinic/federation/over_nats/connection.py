@@ -9,19 +9,19 @@ import asyncio
 import concurrent.futures
 import json
 import logging
-import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import nats
 import nats.errors
-import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from polyclinic.errors import FederationError
+from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats.identity import Identity
 
 T = TypeVar("T")
 
@@ -38,29 +38,14 @@ _PING_SECONDS = 5
 
 
 class Link:
-    """One connection. Its methods are coroutines of one event loop.
+    """One connection. Its methods are coroutines of one event loop."""
 
-    Args:
-        party_id: whose it is; inboxes are named by it.
-        urls: of the hub, ``tls://host:port`` or ``wss://host``; without TLS (``nats://``) only on this machine.
-        seed: of the party's NKey, ``SU…``; "" for a server without users (tests).
-        ca_pem: the hub's certificate authority; "" without TLS.
-    """
-
-    def __init__(self, party_id: str, urls: Sequence[str], seed: str, ca_pem: str) -> None:
-        self.party_id = party_id
-        self._urls = list(urls)
-        self._seed = seed
-        self._ca_pem = ca_pem
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
         self._client = Client()
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._refused = ""
-
-    @property
-    def key(self) -> nkeys.KeyPair:
-        """The party's key, which signs its messages too."""
-        return nkeys.from_seed(self._seed.encode())
 
     @property
     def connected(self) -> bool:
@@ -80,10 +65,7 @@ class Link:
         self._set_up()
 
     def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "servers": self._urls,
-            "name": f"polyclinic {self.party_id}",
-            "inbox_prefix": f"_INBOX.{self.party_id}",
+        return self.identity.connection_options() | {
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.5,
@@ -95,13 +77,6 @@ class Link:
             "disconnected_cb": self._on_down,
             "reconnected_cb": self._on_up,
         }
-        if self._seed:
-            options["nkeys_seed_str"] = self._seed
-        if self._ca_pem:
-            context = ssl.create_default_context(cadata=self._ca_pem)
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            options["tls"] = context
-        return options
 
     def _unreachable(self, err: BaseException) -> FederationError:
         why = self._refused or (str(err) or type(err).__name__)
@@ -111,20 +86,20 @@ class Link:
             to_do = "the hub has another certificate than when you joined: ask its operator, and join again if it is so"
         else:
             to_do = "look whether the hub runs (polyclinic hub status) and whether its port is open from here"
-        return FederationError(f"no connection to the hub at {', '.join(self._urls)}: {why}", to_do=to_do)
+        return FederationError(f"no connection to the hub at {', '.join(self.identity.urls)}: {why}", to_do=to_do)
 
     async def _on_error(self, err: Exception) -> None:
         self._refused = str(err) or type(err).__name__
-        log.debug("%s: connection: %s", self.party_id, self._refused)
+        log.debug("%s: connection: %s", self.identity.party_id, self._refused)
 
     async def _on_down(self) -> None:
         if self._up.is_set():
-            log.warning("%s: the connection to the hub is lost; trying again", self.party_id)
+            log.warning("%s: the connection to the hub is lost; trying again", self.identity.party_id)
         self._up.clear()
         self._down.set()
 
     async def _on_up(self) -> None:
-        log.warning("%s: connected to the hub again", self.party_id)
+        log.warning("%s: connected to the hub again", self.identity.party_id)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -176,7 +151,7 @@ class Link:
             await self._up.wait()
             with suppress(nats.errors.Error, TimeoutError):
                 answer = asyncio.ensure_future(
-                    self._client.request(subject, data, timeout=ANSWER_SECONDS, headers=headers)  # type: ignore[arg-type]
+                    self._client.request(subject, data, timeout=ANSWER_SECONDS, headers=headers)
                 )
                 if await self._unless_down(answer):
                     return answer.result()
@@ -192,6 +167,23 @@ class Link:
             for task in (answer, down):
                 if not task.done():
                     task.cancel()
+
+    async def ask_desk(self, verb: str, question: dict[str, Any]) -> dict[str, Any]:
+        """What the hub's desk answers.
+
+        Raises:
+            FederationError: it refuses.
+        """
+        subject = subjects.desk(verb, self.identity.party_id)
+        answer: dict[str, Any] = json.loads((await self.ask(subject, json.dumps(question).encode())).data)
+        if "error" in answer:
+            raise FederationError(str(answer["error"]), to_do=str(answer.get("to_do", "")))
+        return answer
+
+    async def stored(self, stream: str, subject: str) -> bytes | None:
+        """The last message that the hub has stored on exactly this subject."""
+        answer = await self.ask(subjects.direct_get(stream, subject))
+        return None if _is_status(answer) else answer.data
 
     # ---- hearing
 
@@ -229,34 +221,6 @@ class Link:
         coming = asyncio.ensure_future(arrived.next_msg(timeout=_PULL_SECONDS + 5))
         try:
             return coming.result() if await self._unless_down(coming) else None
-        except (nats.errors.Error, TimeoutError):
-            return None
-
-    async def all_of(self, stream: str, subject: str) -> list[tuple[str, bytes]]:
-        """The last message on each subject that fits, with the subject; from a stream that allows direct reading."""
-        inbox = self._client.new_inbox()
-        arrived = await self._client.subscribe(inbox)
-        try:
-            while True:
-                await self._up.wait()
-                wish = json.dumps({"multi_last": [subject]}).encode()
-                await self.tell(f"$JS.API.DIRECT.GET.{stream}", wish, reply=inbox)
-                found: list[tuple[str, bytes]] = []
-                while message := await self._next_within(arrived, CONNECT_SECONDS):
-                    if _is_status(message):
-                        if _status(message) in ("204", "404"):
-                            return found
-                        break
-                    found.append(((message.headers or {}).get("Nats-Subject", ""), message.data))
-                await asyncio.sleep(0.2)
-        finally:
-            with suppress(Exception):
-                await arrived.unsubscribe()
-
-    async def _next_within(self, arrived: Any, seconds: float) -> Msg | None:
-        try:
-            message: Msg = await arrived.next_msg(timeout=seconds)
-            return message
         except (nats.errors.Error, TimeoutError):
             return None
 

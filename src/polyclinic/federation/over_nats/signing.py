@@ -4,25 +4,19 @@ A frame is the sender's Ed25519 signature (64 bytes), the length of the envelope
 (JSON), and the message's body. The signature is over all that follows it, and a mark of what it is for. The envelope
 names sender, recipient, time, and the SHA-256 of tensors that travel apart, so that these are signed as well.
 
-Keys are NKeys of users: Ed25519 keys in base32 (``U…``), https://docs.nats.io/using-nats/nats-tools/nk
-
 Time is only compared with a window of days, so that clocks may be hours off; within it every id is accepted once.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import time
 from typing import Annotated, Literal
 
-import nacl.exceptions
-import nacl.signing
-import nkeys
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyclinic.errors import MessageError
+from polyclinic.federation.over_nats.identity import KeyPair, is_signed
 
 VERSION = 1
 WINDOW_SECONDS = 8 * 24 * 3600.0  # one day more than the hub keeps a request
@@ -35,12 +29,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Payload(BaseModel):
-    """Tensors that travel apart from their message: whose they are, who may read them, and what they are."""
+    """Tensors that travel apart from their message, in chunks."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    owner: Word
-    reader: Word
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
@@ -81,14 +73,13 @@ def content_digest(body: bytes, tensors_sha256: str) -> str:
     return hashlib.sha256(body + b"\n" + tensors_sha256.encode()).hexdigest()
 
 
-def seal(envelope: Envelope, body: bytes, key: nkeys.KeyPair) -> bytes:
+def seal(envelope: Envelope, body: bytes, keys: KeyPair) -> bytes:
     """The signed frame."""
     header = envelope.model_dump_json(exclude_defaults=True).encode()
     # Read before anything else is, so it is there also where it is the default.
     header = b'{"version":%d,' % VERSION + header[1:] if b'"version"' not in header else header
     content = len(header).to_bytes(4, "little") + header + body
-    signature: bytes = key.sign(_MARK + content)
-    return signature + content
+    return keys.sign(_MARK + content) + content
 
 
 def unseal(frame: bytes) -> tuple[Envelope, bytes]:
@@ -124,14 +115,11 @@ def check(frame: bytes, envelope: Envelope, public_key: str, recipient: str, now
     Raises:
         MessageError: a signature that does not fit, another recipient, or a time that is days off.
     """
-    try:
-        key = nacl.signing.VerifyKey(public_bytes(public_key))
-        key.verify(_MARK + frame[_SIGNATURE_BYTES:], frame[:_SIGNATURE_BYTES])
-    except (nacl.exceptions.CryptoError, ValueError):
+    if not is_signed(public_key, _MARK + frame[_SIGNATURE_BYTES:], frame[:_SIGNATURE_BYTES]):
         raise MessageError(
             f"a {envelope.kind} that is not signed by {envelope.sender}",
             to_do="if its key was made anew, trust it again; else somebody forges messages: ask the hub's operator",
-        ) from None
+        )
     if envelope.recipient != recipient:
         raise MessageError(f"a {envelope.kind} for {envelope.recipient} came to {recipient}")
     off = (time.time() if now is None else now) - envelope.time
@@ -140,21 +128,6 @@ def check(frame: bytes, envelope: Envelope, public_key: str, recipient: str, now
             f"a {envelope.kind} whose time is {off / 86400:+.1f} days off",
             to_do="set the clocks of both machines; an old message is not accepted again",
         )
-
-
-def public_bytes(public_key: str) -> bytes:
-    """The 32 bytes of a user's public NKey.
-
-    Raises:
-        MessageError: it is none.
-    """
-    try:
-        raw = base64.b32decode(public_key + "=" * (-len(public_key) % 8))
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 35 or raw[0] != nkeys.PREFIX_BYTE_USER or bytes(nkeys.crc16_checksum(raw[:33])) != raw[33:]:
-        raise MessageError("this is no public key of a party: 56 characters that begin with U")
-    return raw[1:33]
 
 
 class _Version(BaseModel):

@@ -40,8 +40,8 @@ CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 2 << 20  # a chunk and its headers, or a request's header; the server refuses more
 HEARTBEAT_EVERY_SECONDS = 3.0
 HEARTBEAT_TTL_SECONDS = 10.0
-ACK_WAIT_SECONDS = 30.0
-PROGRESS_EVERY_SECONDS = 5.0
+ACK_WAIT_SECONDS = 10.0  # after which a node that was killed and has come back is told again
+PROGRESS_EVERY_SECONDS = 3.0
 
 # What a party may ask of the desk; both question and answer are JSON objects. See polyclinic.federation.hub.desk.
 DESK_VERBS = ("hello", "chunks", "forget", "withdraw")
