@@ -70,6 +70,9 @@ def plan_cells(protocol: Protocol, name: str, sweep: Sweep, data_path: Path | No
         methods |= {LOCAL + center: protocol.baseline(name) for center in dataset.centers_at(path)}
     methods |= {method: known[method] for method in chosen}
     found = _tuned(sweep.tuned, name)
+    for method, settings in methods.items():
+        own = settings if method == ALL_DATA or method.startswith(LOCAL) else protocol.known_settings(method)
+        reject_unknown(found.get(_key(method), {}), own, kind=f"hyper-parameter of {method} in {sweep.tuned}:")
     changes = _changes(protocol, sweep.settings or {}, chosen)
     configuration = protocol.configuration(dataset, sweep.fixes, sweep.num_updates, sweep.rounds)
     return [
@@ -197,7 +200,7 @@ def _tuned(path: Path | None, dataset: str) -> dict[str, dict[str, Any]]:
         return {}
     try:
         content: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-        return content.get(dataset, {})
+        return {method: dict(settings.items()) for method, settings in content.get(dataset, {}).items()}
     except (OSError, ValueError, AttributeError) as err:
         raise ConfigError(
             f"{path} is no file of hyper-parameters: {err}", to_do="give the file that `benchmark tune` wrote"
