@@ -8,10 +8,10 @@ import torch
 from polyclinic.aggregators import FedAverage
 from polyclinic.errors import Cancelled, RoundFailed
 from polyclinic.experiment.participants import Participant
-from polyclinic.experiment.rounds import RoundSettings, in_node_order, run_round
+from polyclinic.experiment.rounds import RoundSettings, for_each, in_node_order, run_round
 from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.messages.replies import DatasetInfo, Failure, TrainReply
-from polyclinic.messages.requests import PlanText, TrainRequest
+from polyclinic.messages.requests import CheckRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 
 NAMES = {"a": "Ash", "b": "Birch", "c": "Cedar"}
@@ -92,6 +92,19 @@ def test_every_node_gets_its_own_dataset_and_the_same_tensors():
     assert len({request.request_id for request in federation.requests.values()}) == 3
     assert all(request.tensors["w"] is BEGIN["w"] for request in federation.requests.values())
     assert federation.deadline is None
+
+
+def test_a_round_that_is_asked_for_again_has_the_same_request_ids_and_nothing_else_has():
+    def ids(request):
+        return {r.request_id for r in for_each(request, PARTICIPANTS).values()}
+
+    first = ids(REQUEST)
+    assert ids(REQUEST.model_copy(update={"tensors": {}, "seed": 99})) == first
+    others = [{"round": REQUEST.round + 1}, {"experiment_id": "another"}]
+    assert all(ids(REQUEST.model_copy(update=change)).isdisjoint(first) for change in others)
+    fields = REQUEST.model_dump(exclude={"kind", "round", "plan", "training_args"})
+    check = CheckRequest(**fields, plan=REQUEST.plan, training_args=REQUEST.training_args)
+    assert len(ids(check) | ids(check) | first) == 9
 
 
 def test_the_record_of_a_round():

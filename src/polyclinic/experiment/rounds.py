@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import uuid
 from collections import deque
@@ -105,9 +107,20 @@ def run_round(
 def for_each(request: WorkRequest, participants: Iterable[Participant]) -> dict[str, WorkRequest]:
     """The request for each node: with its dataset and an id of its own; tensors are shared, not copied."""
     return {
-        p.node_id: request.model_copy(update={"request_id": uuid.uuid4().hex, "dataset_id": p.dataset.dataset_id})
+        p.node_id: request.model_copy(
+            update={"request_id": request_id(request, p.node_id), "dataset_id": p.dataset.dataset_id}
+        )
         for p in participants
     }
+
+
+def request_id(request: WorkRequest, node_id: str) -> str:
+    """For training, the same again whenever the experiment asks this node for the same round: a program that was killed
+    finds what was answered meanwhile. Everything else is asked anew each time."""
+    if not isinstance(request, TrainRequest):
+        return uuid.uuid4().hex
+    parts = json.dumps([request.kind, request.experiment_id, request.round, node_id])
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Generator[Reply]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 from polyclinic.errors import MessageError
 from polyclinic.messages.message import Message
 from polyclinic.messages.requests import Request
-from polyclinic.node.worker import load_tensors, read_frame, write_frame
+from polyclinic.node.worker import Frame, load_tensors, read_frame, write_frame
 
 
 class WorkerProcess:
@@ -52,11 +52,18 @@ class WorkerProcess:
 
     def answer(self) -> Message | None:
         """Waits for the worker's answer, with its tensors; None if it died, or wrote what is no answer."""
+        try:
+            frame = self.answer_frame()
+            return load_tensors(*frame) if frame else None
+        except (MessageError, OSError, ValueError):
+            return None
+
+    def answer_frame(self) -> Frame | None:
+        """The same, but its tensors stay in the file that the envelope names."""
         if not self.alive:
             self._end_group()  # else a process that a plan had started could hold the pipe open
         try:
-            frame = read_frame(self.output)
-            return load_tensors(*frame) if frame else None
+            return read_frame(self.output)
         except (MessageError, OSError, ValueError):
             return None
 

@@ -86,7 +86,8 @@ class _Desk:
         import torch
 
         # Floating-point sums of large tensors depend on the number of threads: as many as there give the same bits.
-        if torch.get_num_threads() != envelope["threads"]:
+        # A hospital decides by itself how many there are: then none are named.
+        if envelope["threads"] not in (None, torch.get_num_threads()):
             torch.set_num_threads(envelope["threads"])
         try:
             node = self._node(envelope)
