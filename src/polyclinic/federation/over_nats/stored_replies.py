@@ -1,0 +1,142 @@
+"""What a node has answered, kept in its folder: what is asked twice is answered twice, and done once.
+
+::
+
+    replies/<key>.json              whom it answers, and the reply's header
+    replies/<key>.safetensors       its tensors
+    replies/seen.txt                ids of all frames that were answered, with their times
+
+``key`` stands for researcher and request. A stored reply answers the same frame again (it was delivered twice, or the
+node was killed before the hub knew that it was done), and another frame that asks for exactly the same work (a
+researcher who was killed, and asks for the round again) unless it is a failure: that is worth another try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from polyclinic.errors import MessageError
+from polyclinic.federation.over_nats.signing import WINDOW_SECONDS, Envelope
+from polyclinic.messages import codec
+from polyclinic.messages.replies import Failure, Reply
+
+FOLDER = "replies"
+_SEEN = "seen.txt"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply without its tensors, and the file that holds them."""
+
+    reply: Reply
+    tensors: Path | None = None
+
+
+class StoredReplies:
+    """The stored replies of a node. For one program at a time.
+
+    Args:
+        node_folder: the node's own folder.
+    """
+
+    def __init__(self, node_folder: Path) -> None:
+        self._folder = node_folder / FOLDER
+        self._folder.mkdir(exist_ok=True)
+        self._seen = self._read_seen()
+        self._forget_old()
+        self._kept = {p: (m["experiment"], m["round"]) for p in self._folder.glob("*.json") if (m := self._read(p))}
+
+    def find(self, envelope: Envelope) -> Answer | None:
+        """The reply that answers this request already; None if it has to be done.
+
+        Raises:
+            MessageError: the frame was answered before, and its reply is not kept any more: somebody replays it.
+        """
+        meta = self._read(self._path(envelope))
+        if meta and (meta["answers"] == envelope.id or (meta["good"] and meta["digest"] == envelope.digest)):
+            reply = codec.decode(bytes.fromhex(meta["reply"]))
+            path = self._path(envelope).with_suffix(".safetensors")
+            return Answer(cast("Reply", reply), path if meta["tensors"] else None)
+        if envelope.id in self._seen:
+            raise MessageError(
+                f"request {envelope.request_id} came a second time, long after it was answered",
+                to_do="if nothing was restored from a backup, somebody replays messages: ask the hub's operator",
+            )
+        return None
+
+    def keep(self, envelope: Envelope, answer: Answer) -> Answer:
+        """Keeps a reply; its tensors' file is moved here. Drops replies of this experiment's rounds before the last."""
+        target = self._path(envelope)
+        tensors = None
+        if answer.tensors is not None:
+            tensors = answer.tensors.replace(target.with_suffix(".safetensors"))
+        meta = {
+            "answers": envelope.id,
+            "digest": envelope.digest,
+            "good": not isinstance(answer.reply, Failure),
+            "experiment": f"{envelope.sender}/{envelope.experiment_id}",
+            "round": envelope.round,
+            "tensors": tensors is not None,
+            "reply": b"".join(codec.encode(answer.reply)).hex(),
+        }
+        partial = target.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(meta, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        self._remember(envelope)
+        self._kept[target] = (meta["experiment"], envelope.round)
+        self._forget(str(meta["experiment"]), before=envelope.round - 1)
+        return Answer(answer.reply, tensors)
+
+    def _remember(self, envelope: Envelope) -> None:
+        self._seen[envelope.id] = envelope.time
+        with (self._folder / _SEEN).open("a", encoding="utf-8") as file:
+            file.write(f"{envelope.time:.0f} {envelope.id}\n")
+
+    def _read_seen(self) -> dict[str, float]:
+        """The ids within the window; older frames are refused by their time. The file is written anew without them."""
+        path, seen = self._folder / _SEEN, {}
+        oldest = time.time() - 2 * WINDOW_SECONDS
+        with suppress(FileNotFoundError):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                when, _, name = line.partition(" ")
+                if when.lstrip("-").isdecimal() and float(when) > oldest:
+                    seen[name] = float(when)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{when:.0f} {name}\n" for name, when in seen.items()), encoding="utf-8")
+        partial.replace(path)
+        return seen
+
+    def _forget(self, experiment: str, before: int) -> None:
+        for path, (whose, number) in list(self._kept.items()):
+            if whose == experiment and number < before:
+                del self._kept[path]
+                for suffix in (".json", ".safetensors"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _forget_old(self) -> None:
+        oldest = time.time() - WINDOW_SECONDS
+        for path in self._folder.glob("*"):
+            if path.name != _SEEN and (path.suffix == ".partial" or path.stat().st_mtime < oldest):
+                path.unlink()
+
+    def _path(self, envelope: Envelope) -> Path:
+        key = hashlib.sha256(f"{envelope.sender}/{envelope.request_id}".encode()).hexdigest()[:32]
+        return self._folder / f"{key}.json"
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any] | None:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
