@@ -37,6 +37,17 @@ def test_in_a_terminal_it_writes_to_standard_error(capsys):
     assert "stopped early" in err
 
 
+def test_a_note_that_comes_with_every_round_is_shown_once(capsys):
+    bar = ProgressBar()
+    bar.run_started(name="trial", first_round=1, last_round=3, run_folder=Path("run"))
+    for number, notes in enumerate([("a note",), ("a note", "another"), ("a note",)], 1):
+        bar.round_ended(record=RoundRecord(round=number, started="", seconds=0, nodes=(), notes=notes))
+    bar.run_ended(reason="done")
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if "note" in line] == ["round 1: a note"]
+    assert "round 2: another" in err
+
+
 def test_in_a_notebook_it_updates_one_display(monkeypatch):
     shown = []
     handle = SimpleNamespace(update=lambda bar: shown.append(bar._repr_html_()))

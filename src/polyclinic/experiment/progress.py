@@ -18,6 +18,7 @@ class ProgressBar(Observer):
 
     def __init__(self) -> None:
         self._bar: _Bar | None = None
+        self._noted: set[str] = set()
 
     def run_started(self, *, name: str, first_round: int, last_round: int, **_: Any) -> None:
         make = _NotebookBar if _in_notebook() else _TerminalBar
@@ -40,8 +41,11 @@ class ProgressBar(Observer):
             self._bar.advance(record.round)
             for failure in record.failures:
                 self._bar.say(f"round {record.round}: {failure.node} failed: {failure.what}")
+            # What a node says in each round is read once.
             for note in record.notes:
-                self._bar.say(f"round {record.round}: {note}")
+                if note not in self._noted:
+                    self._noted.add(note)
+                    self._bar.say(f"round {record.round}: {note}")
 
     def run_ended(self, *, reason: str, **_: Any) -> None:
         if self._bar:

@@ -25,6 +25,8 @@ log = logging.getLogger("polyclinic.federation")
 
 # Values of all models and batches of one stack. More do not fit in a core's cache, and then a stack gains nothing.
 _VALUES = 1 << 20
+# Nodes of one stack. More gain nothing, and take memory.
+_NODES = 2048
 # Sample numbers of a round that are drawn before a stack begins: 128 MB of them.
 _SAMPLES = 1 << 24
 # A stack of fewer nodes than this gains nothing either, unless there are no more.
@@ -156,7 +158,7 @@ class StackedFederation(InProcessFederation):
                 most = _VALUES // (num_values + node.batch_values(args))
                 if most < min(_FEWEST, len(group) + 1):
                     raise Declined(f"the model is too large: {num_values:,} parameters")
-                most = max(min(most, _SAMPLES // node.round_samples(args)), 2)
+                most = max(min(most, _NODES, _SAMPLES // node.round_samples(args)), 2)
         for number in sorted(not_finite(nodes), reverse=True):
             notes[asked.pop(number).node_id] = "plain: some of its values are not finite"
             del nodes[number]

@@ -36,6 +36,8 @@ class Together:
         n = len(self.nodes)
         quarter = max((1 << (n - 1).bit_length()) // 4, 1)
         more = min(-(-n // quarter) * quarter, most) - n
+        if not more:
+            return self
         return Together(np.pad(self.nodes, (0, more), "edge"), np.pad(self.steps, (0, more), "edge"), self.size)
 
 
