@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from polyclinic.datasets.federated_dataset import FederatedDataset
+from polyclinic.errors import Diverged
 from polyclinic.federation.simulation import in_memory
 from polyclinic.federation.stacked import StackedFederation
 from polyclinic.metrics import CustomMetric, Metric, Rows, join_rows
@@ -100,13 +102,20 @@ class Clients:
         return StackedFederation(nodes)
 
     def rows(self, plan: TorchTrainingPlan, data: Part, *, seed: int, batch_size: int | None = None) -> Rows:
-        """What the metric needs of the model's predictions for all of the data, in their order."""
+        """What the metric needs of the model's predictions for all of the data, in their order.
+
+        Raises:
+            Diverged: a prediction is not finite.
+        """
         found: list[Rows] = []
         plan.eval()
         with seeded(derive(seed, "test")), torch.inference_mode():
             for batch in self.batches(data, batch_size or self.dataset.batch_size):
                 *inputs, target = as_arguments(batch)
-                found.append(self.metric.rows(to_numpy(target), to_numpy(plan.predict(*inputs))))
+                predicted = to_numpy(plan.predict(*inputs))
+                if not np.isfinite(predicted).all():
+                    raise Diverged("the model predicts what is no finite number", to_do="lower lr")
+                found.append(self.metric.rows(to_numpy(target), predicted))
         return join_rows(found)
 
     def loss(self, plan: TorchTrainingPlan, data: Part, *, seed: int) -> tuple[float, int]:

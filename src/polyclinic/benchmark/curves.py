@@ -47,7 +47,10 @@ class Curve(Observer):
         self._bytes += sum(row.bytes for row in record.rows)
         if record.round not in self._rounds:
             return None
-        self.figures += self._judge(record.round, self._bytes)
+        try:
+            self.figures += self._judge(record.round, self._bytes)
+        except NotFinite as err:
+            raise Diverged(record.round, err.what, self.figures) from err
         return self._stop()
 
 
