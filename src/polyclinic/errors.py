@@ -13,7 +13,10 @@
     ├── NodeError               node                a node that does not exist or cannot work
     │   └── NodeInUse           node-in-use         another program holds this node's folder
     ├── FederationError         federation          the nodes cannot be reached as asked
-    │   └── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
+    │   ├── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
+    │   ├── HubError            hub                 the hub cannot be made, started or changed as asked
+    │   ├── JoinRefused         join-refused        a join token that the hub does not take
+    │   └── NotTrusted          not-trusted         a node whose data manager has not said yes to this researcher
     ├── TrainingError           training            local training that cannot go on
     │   ├── Diverged            diverged            a loss or a weight became NaN or infinite, and not by the data
     │   └── DeadlinePassed      deadline            the round's deadline passed before the node was done
@@ -99,6 +102,18 @@ class FederationError(PolyclinicError):
 
 class NoMatchingNodes(FederationError):
     code = "no-matching-nodes"
+
+
+class HubError(FederationError):
+    code = "hub"
+
+
+class JoinRefused(FederationError):
+    code = "join-refused"
+
+
+class NotTrusted(FederationError):
+    code = "not-trusted"
 
 
 class TrainingError(PolyclinicError):

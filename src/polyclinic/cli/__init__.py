@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.cli import benchmark, dataset, demo, federation, node
+from polyclinic.cli import benchmark, dataset, demo, federation, hub, joining, node
 
 app = typer.Typer(
     name="polyclinic",
@@ -26,6 +26,9 @@ then, in Python: `Experiment(MyPlan, tags=["fed_heart_disease"], …).run()`""",
 app.command()(demo.demo)
 app.add_typer(federation.app, name="federation")
 app.add_typer(node.app, name="node")
+federation.app.command()(joining.use)
+node.app.command("join")(joining.join_node)
+app.add_typer(hub.app, name="hub")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(benchmark.app, name="benchmark")
 

