@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from polyclinic.benchmark.cells import ALL_DATA, Cell, Diverged
 from polyclinic.benchmark.settings import FINE_TUNING, LOCAL_TRAINING
 from polyclinic.benchmark.sound import run_sound
@@ -169,12 +171,24 @@ def _loss(cell: Cell) -> float:
 
 
 def write_tuned(path: Path, dataset: str, found: Mapping[str, Settings]) -> None:
-    """Adds to a file of tuned hyper-parameters, by dataset and method; what else is in it stays."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known.setdefault(dataset, {}).update({method: _own(settings) for method, settings in found.items()})
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Adds to a file of tuned hyper-parameters, by dataset and method; what else is in it stays.
+
+    Raises:
+        ConfigError: the file is there, and is none of this kind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):  # several programs may tune at the same time
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            known.setdefault(dataset, {}).update({method: _own(settings) for method, settings in found.items()})
+        except (ValueError, AttributeError) as err:
+            raise ConfigError(
+                f"{path} is no file of hyper-parameters: {err}",
+                to_do="give another file, or one that `benchmark tune` wrote",
+            ) from err
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def _own(settings: Settings) -> Settings:

@@ -39,6 +39,7 @@ def tune(
     sweep = Sweep(strategies=chosen, seeds=numbers[:1], baselines=pooled)
     cells = plan_cells(get_protocol("polyclinic"), dataset, sweep, data)
     cells = [cell for cell in cells if not cell.method.startswith("Local ")]
+    write_tuned(to, dataset, {})  # whether it can be, before the search
     console = Console(stderr=True)
     found = tune_cells(cells, seeds=numbers, trials=trials, workers=workers)
     for cell, settings, loss in track(found, "methods", total=len(cells), console=console, transient=True):
