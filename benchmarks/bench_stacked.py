@@ -85,7 +85,7 @@ if __name__ == "__main__":
     # Threads do not help so small a model; both sides have one.
     torch.set_num_threads(1)
     ten_thousand()
-    against_plain_loop("heart, 14 parameters, 4 nodes", heart_centers(), rounds=5, pairs=7)
+    against_plain_loop("heart, 14 parameters, 4 nodes", heart_centers(), rounds=5, pairs=15)
     against_plain_loop("200 nodes of 40 rows", made_up(200), rounds=3, pairs=3)
     against_plain_loop("200 nodes of 20 to 60 rows", made_up(200, unequal=True), rounds=3, pairs=3)
     against_plain_loop("1,000 nodes of 40 rows", made_up(1000), rounds=1, pairs=3)
