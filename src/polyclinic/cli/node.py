@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polyclinic.cli import node_service
 from polyclinic.cli.at import At, place_of
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ def show(node: NodeId, at: At = None) -> None:
     """Show a node's datasets, and all that was found in them."""
     for dataset in _open(node, at).registry.datasets():
         _report(dataset)
+
+
+app.command("start")(node_service.start)
+app.command("status")(node_service.status)
+app.command("stop")(node_service.stop)
+app.command("stop-task")(node_service.stop_task)
+app.command("trust")(node_service.trust)
 
 
 def _open(node_id: str, at: Path | None) -> Any:

@@ -61,7 +61,7 @@ class WorkerProcess:
     def answer_frame(self) -> Frame | None:
         """The same, but its tensors stay in the file that the envelope names."""
         if not self.alive:
-            self._end_group()  # else a process that a plan had started could hold the pipe open
+            self.end_group()  # else a process that a plan had started could hold the pipe open
         try:
             return read_frame(self.output)
         except (MessageError, OSError, ValueError):
@@ -69,13 +69,14 @@ class WorkerProcess:
 
     def kill(self) -> str:
         """Ends the worker and all that it started; says how it had ended, for a reader."""
-        self._end_group()
+        self.end_group()
         code = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):  # what was still to be written has no reader any more
                 cast("BinaryIO", stream).close()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def _end_group(self) -> None:
+    def end_group(self) -> None:
+        """Kills the worker and all that it started. May be called from another thread than the one that waits."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)

@@ -37,6 +37,7 @@ def stream_configs(settings: Settings) -> list[StreamConfig]:
         discard=DiscardPolicy.NEW,
         num_replicas=settings.cluster,
         allow_direct=True,
+        allow_msg_ttl=True,  # a request is gone when its round's deadline has passed
         max_msg_size=subjects.MAX_MESSAGE_BYTES,
         max_msgs_per_subject=1,
         duplicate_window=120.0,

@@ -258,6 +258,10 @@ class LoopThread:
             future.cancel()
             raise
 
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Has a function called there, and does not wait."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
     def end(self) -> None:
         """Ends the loop, and what still runs in it."""
         if self._loop.is_closed():

@@ -69,3 +69,10 @@ class Trust:
     def without(self, researcher_id: str) -> Trust:
         """With one less."""
         return Trust({name: key for name, key in self.keys.items() if name != researcher_id}, self.everyone)
+
+    def describe(self) -> list[str]:
+        """Lines for a reader."""
+        lines = [f"Trusted: {name}, public key {key}" for name, key in self.keys.items()]
+        if self.everyone:
+            lines.append("Trusted: whoever the hub lets in as a researcher")
+        return lines or ["Trusted: nobody yet. polyclinic node trust NODE RESEARCHER"]

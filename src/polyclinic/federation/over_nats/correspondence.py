@@ -1,0 +1,347 @@
+"""The researcher's side of the hub, in an event loop: requests go out, replies come in, and find who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import queue
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from polyclinic import tensors
+from polyclinic.errors import FederationError, MessageError, PolyclinicError
+from polyclinic.federation.over_nats import payloads, subjects
+from polyclinic.federation.over_nats.connection import CONNECT_SECONDS, Link
+from polyclinic.federation.over_nats.directory import Directory
+from polyclinic.federation.over_nats.identity import Identity
+from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, seal, unseal
+from polyclinic.messages import codec
+from polyclinic.messages.replies import Failure, Reply
+from polyclinic.messages.requests import Request
+
+log = logging.getLogger("polyclinic.federation")
+
+_LATE = "late-replies.jsonl"
+# How often it is looked whether a reply was missed, as while the connection was away.
+_LOOK_SECONDS = 5.0
+
+
+@dataclass
+class Sending:
+    """One `send`: what is asked, and what has arrived.
+
+    Args:
+        frames: the signed requests, by node.
+        asked: their envelopes, of those that are not answered yet.
+        parts: the tensors that travel apart, by SHA-256.
+        arrived: replies in the order they came, or the error that ended it.
+    """
+
+    frames: dict[str, bytes]
+    asked: dict[str, Envelope]
+    parts: dict[str, list[bytes | memoryview]]
+    experiment_id: str
+    may_be_answered: bool
+    arrived: queue.SimpleQueue[Reply | BaseException] = field(default_factory=queue.SimpleQueue)
+
+
+class Correspondence:
+    """A researcher's connection to the hub. Its coroutines are for one event loop.
+
+    Args:
+        identity: the researcher's.
+        directory: what is known of the nodes.
+        folder: the identity's; late replies are recorded there.
+    """
+
+    def __init__(self, identity: Identity, directory: Directory, folder: Path | None) -> None:
+        self.link = Link(identity)
+        self._me = identity
+        self._directory = directory
+        self._folder = folder
+        self._sendings: list[Sending] = []
+        self._uses: dict[tuple[str, str], int] = {}  # of payloads at the hub: experiment, SHA-256
+        self._uploads: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connects, and looks who is there.
+
+        Raises:
+            FederationError: the hub is not there.
+        """
+        await self.link.open()
+        await self.link.listen(subjects.from_all("rep", self._me.party_id), self._on_reply)
+        await self.link.listen(subjects.heartbeats(), self._on_heartbeat)
+        await self.refresh()
+        await asyncio.gather(*map(self._look_at, self._directory.nodes))
+        self._start(self._watch())
+
+    async def close(self) -> None:
+        """Ends the connection, after what has still to be tidied up."""
+        tidying = [task for task in self._tasks if task.get_name() == "tidy"]
+        if tidying:
+            await asyncio.wait(tidying, timeout=2)
+        for task in list(self._tasks):
+            task.cancel()
+        await self.link.close()
+
+    async def refresh(self) -> None:
+        """Asks who belongs to the hub.
+
+        Raises:
+            FederationError: nobody says, and nothing is known from before.
+        """
+        try:
+            answer = await asyncio.wait_for(self.link.ask_desk("hello", {}), CONNECT_SECONDS)
+            self._directory.update(answer["parties"])
+        except TimeoutError:
+            if not self._directory.as_before():
+                raise FederationError(
+                    "the hub does not say which nodes there are", to_do="look whether it runs: polyclinic hub status"
+                ) from None
+
+    async def _look_at(self, node_id: str) -> None:
+        if (data := await self.link.stored(subjects.NODES, subjects.heartbeat(node_id))) is not None:
+            self._directory.heard(node_id, data)
+
+    async def _on_heartbeat(self, message: Msg) -> None:
+        self._directory.heard(message.subject.rpartition(".")[2], message.data)
+
+    # ---- requests
+
+    def prepare(self, requests: Mapping[str, Request], seconds: float | None) -> Sending:
+        """Signs the requests. Equal tensors are one payload.
+
+        Raises:
+            MessageError: something is too large to travel.
+        """
+        described: dict[int, tuple[list[bytes | memoryview], Payload]] = {}
+        sending = Sending({}, {}, {}, "", False)
+        for node_id, request in requests.items():
+            if id(request.tensors) not in described:
+                encoded = tensors.encode(request.tensors) if request.tensors else []
+                described[id(request.tensors)] = (encoded, payloads.describe(encoded))
+            parts, payload = described[id(request.tensors)]
+            head = b"".join(codec.encode(request.model_copy(update={"tensors": {}})))
+            _require_fit(head)
+            apart = payload.size > payloads.INLINE_BYTES
+            inline = b"" if apart else b"".join(parts)
+            sha256 = payload.sha256 if apart else hashlib.sha256(inline).hexdigest()
+            sending.experiment_id = getattr(request, "experiment_id", "")
+            envelope = Envelope(
+                kind="request",
+                id=secrets.token_hex(16),
+                sender=self._me.party_id,
+                recipient=node_id,
+                time=time.time(),
+                request_id=subjects.token(request.request_id),
+                experiment_id=sending.experiment_id,
+                round=getattr(request, "round", 0),
+                digest=content_digest(head, sha256),
+                seconds=seconds,
+                tensors=len(inline),
+                payload=payload if apart else None,
+            )
+            sending.asked[node_id] = envelope
+            sending.frames[node_id] = seal(envelope, head + inline, self._me.keys)
+            if apart:
+                sending.parts[payload.sha256] = parts
+        return sending
+
+    async def deliver(self, sending: Sending) -> None:
+        """Stores the requests at the hub, payloads first; an error ends the sending."""
+        self._sendings.append(sending)
+        try:
+            if sending.may_be_answered:
+                await self.look_for_replies(sending)
+            for sha256, parts in sending.parts.items():
+                await self._upload(sending.experiment_id, sha256, parts)
+            await asyncio.gather(*(self._request(sending, *asked) for asked in list(sending.asked.items())))
+        except PolyclinicError as err:
+            sending.arrived.put(err)
+
+    async def _request(self, sending: Sending, node_id: str, envelope: Envelope) -> None:
+        if sending.asked.get(node_id) is envelope:
+            subject = subjects.request(node_id, self._me.party_id, envelope.request_id)
+            ttl = 0 if envelope.seconds is None else math.ceil(envelope.seconds) + 1
+            await self.link.store(subject, sending.frames[node_id], message_id=envelope.id, ttl_seconds=ttl)
+
+    async def _upload(self, experiment_id: str, sha256: str, parts: list[bytes | memoryview]) -> None:
+        """Uploads a payload, unless another sending has done so or is at it."""
+        name = (experiment_id, sha256)
+        self._uses[name] = self._uses.get(name, 0) + 1
+        if name not in self._uploads:
+
+            def subject(chunk: int) -> str:
+                return subjects.down(self._me.party_id, experiment_id, sha256, chunk)
+
+            self._uploads[name] = asyncio.ensure_future(payloads.upload(self.link, subject, parts))
+        await asyncio.shield(self._uploads[name])
+
+    async def stop(self, sending: Sending) -> None:
+        """Tells the nodes that are still at it to stop."""
+        for node_id, asked in list(sending.asked.items()):
+            envelope = Envelope(
+                kind="stop",
+                id=secrets.token_hex(16),
+                sender=self._me.party_id,
+                recipient=node_id,
+                time=time.time(),
+            )
+            body = json.dumps({"requests": [asked.id]}).encode()
+            frame = seal(envelope, body, self._me.keys)
+            await self.link.tell(subjects.control(node_id, self._me.party_id), frame)
+
+    async def finish(self, sending: Sending) -> None:
+        """The sending is over, whether all have answered or not."""
+        with suppress(ValueError):
+            self._sendings.remove(sending)
+        left = [envelope.request_id for envelope in sending.asked.values()]
+        if left:
+            await self.stop(sending)
+            self.tidy("withdraw", {"requests": left})
+        for sha256 in sending.parts:
+            name = (sending.experiment_id, sha256)
+            if name not in self._uses:
+                continue
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._uses[name]
+                if upload := self._uploads.pop(name, None):
+                    upload.cancel()
+                self.tidy("forget", {"experiment": sending.experiment_id, "sha256": sha256})
+
+    def tidy(self, verb: str, question: dict[str, Any]) -> None:
+        """Has the desk delete something; if it cannot, the hub does so after some days."""
+
+        async def ask() -> None:
+            try:
+                await asyncio.wait_for(self.link.ask_desk(verb, question), 60)
+            except (PolyclinicError, TimeoutError) as err:
+                log.warning("the hub could not tidy up: %s", err)
+
+        self._start(ask(), name="tidy")
+
+    # ---- replies
+
+    async def _on_reply(self, message: Msg) -> None:
+        _, _, node_id, request_id = message.subject.split(".", 3)
+        sending = self._waiting_for(node_id, request_id)
+        if sending is None:
+            self._record_late(node_id, request_id)
+            return
+        # In the background, so that a large reply does not hold up the small ones.
+        self._start(self._take(sending, node_id, message.data))
+
+    def _waiting_for(self, node_id: str, request_id: str) -> Sending | None:
+        for sending in self._sendings:
+            asked = sending.asked.get(node_id)
+            if asked and asked.request_id == request_id:
+                return sending
+        return None
+
+    async def look_for_replies(self, sending: Sending) -> None:
+        """Takes what is stored at the hub already."""
+
+        async def look(node_id: str, envelope: Envelope) -> None:
+            subject = subjects.reply(self._me.party_id, node_id, envelope.request_id)
+            if data := await self.link.stored(subjects.REPLIES, subject):
+                await self._take(sending, node_id, data)
+
+        await asyncio.gather(*(look(node_id, envelope) for node_id, envelope in list(sending.asked.items())))
+
+    async def _take(self, sending: Sending, node_id: str, frame: bytes) -> None:
+        """Hands over a reply, if it is the one that is waited for."""
+        asked = sending.asked.get(node_id)
+        if asked is None:
+            return
+        try:
+            envelope, body = unseal(frame)
+            check(frame, envelope, self._directory.require(node_id).key, self._me.party_id)
+            if envelope.kind != "reply" or envelope.sender != node_id or envelope.request_id != asked.request_id:
+                raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a reply of {node_id}")
+            reply = await self._reply_in(envelope, body, asked)
+        except (PolyclinicError, OSError) as err:
+            log.warning("a reply of node %s is refused: %s", node_id, err)
+            return
+        if reply is not None and sending.asked.get(node_id) is asked:
+            # In this order: where nobody is asked and nothing has arrived, the sending is over.
+            sending.arrived.put(reply)
+            del sending.asked[node_id]
+
+    async def _reply_in(self, envelope: Envelope, body: bytes, asked: Envelope) -> Reply | None:
+        """The reply with its tensors; None if it answers another question than this one."""
+        end = len(body) - envelope.tensors
+        if end < 0:
+            raise MessageError("a reply whose tensors are not where its envelope says")
+        message = codec.decode(body[:end])
+        if not isinstance(message, Reply) or (message.request_id, message.node_id) != (
+            asked.request_id,
+            asked.recipient,
+        ):
+            raise MessageError(f"a {message.kind} came as the reply to {asked.request_id}")
+        # A failure of an earlier try says nothing about this one; what was done then, for the same work, does.
+        fits = envelope.answers == asked.id or (envelope.digest == asked.digest and not isinstance(message, Failure))
+        if not fits:
+            return None
+        if envelope.payload is not None:
+            found = await self._download(envelope, envelope.payload)
+            return message.model_copy(update={"tensors": found})
+        if envelope.tensors:
+            return message.model_copy(update={"tensors": tensors.decode(bytearray(body[end:]))})
+        return message
+
+    async def _download(self, envelope: Envelope, payload: Payload) -> dict[str, Any]:
+        def subject(chunk: int) -> str:
+            ids = (self._me.party_id, envelope.sender, envelope.request_id)
+            return subjects.up(*ids, payload.sha256, chunk)
+
+        with tempfile.TemporaryDirectory(prefix="polyclinic-reply-") as folder:
+            path = Path(folder) / "reply.safetensors"
+            await payloads.download(self.link, subject, payload, path)
+            # Mapped, so the tensors live as long as they are used, also when the file's name is gone.
+            return tensors.load_file(path)
+
+    def _record_late(self, node_id: str, request_id: str) -> None:
+        log.info("a reply of node %s to %s is not waited for", node_id, request_id)
+        if self._folder is not None:
+            row = {"time": time.time(), "node": node_id, "request_id": request_id}
+            with suppress(OSError), (self._folder / _LATE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    async def _watch(self) -> None:
+        """Finds what was missed: replies while the connection was away, and nodes that vanished."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for sending in list(self._sendings):
+                await self.look_for_replies(sending)
+            if self.link.connected:
+                self._directory.note_absence()
+
+    def _start(self, work: Any, name: str | None = None) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        if name:
+            task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _require_fit(head: bytes) -> None:
+    if len(head) > subjects.CHUNK_BYTES:
+        raise MessageError(
+            f"the request has {len(head) / 1e6:.1f} MB without its tensors, at most "
+            f"{subjects.CHUNK_BYTES / 1e6:.1f} MB travel",
+            to_do="a plan or its arguments are too large: data belong in a dataset at the node",
+        )

@@ -1,0 +1,159 @@
+"""What a researcher knows of the nodes: names, keys, which of them are there, and what data they hold.
+
+Kept in the researcher's identity folder, so that a node that is away is known all the same, and so that a node's key is
+the one that was seen first: if the hub names another one later, its replies are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from polyclinic.errors import FederationError, nearest
+from polyclinic.federation.federation import NodeInfo
+from polyclinic.federation.over_nats import subjects
+from polyclinic.messages.replies import DatasetInfo, SearchReply
+
+log = logging.getLogger("polyclinic.federation")
+
+_FILE = "nodes.json"
+
+
+@dataclass
+class KnownNode:
+    """A node.
+
+    Args:
+        key: its public key.
+        heard: when its last heartbeat came, on the clock of `time.monotonic`; None: not since this program began.
+        away_since: seconds since 1970; 0: it is there, as far as is known.
+    """
+
+    name: str
+    key: str
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    heard: float | None = None
+    away_since: float = 0.0
+    busy: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was heard of in the last ten seconds."""
+        return self.heard is not None and time.monotonic() < self.heard + subjects.HEARTBEAT_TTL_SECONDS
+
+
+class Directory:
+    """The nodes of a hub.
+
+    Args:
+        folder: the researcher's identity folder; None: nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / _FILE
+        self._keys: dict[str, str] = {}
+        self._datasets: dict[str, list[dict[str, Any]]] = {}
+        self._names: dict[str, str] = {}
+        self.nodes: dict[str, KnownNode] = {}
+        self._read()
+
+    def update(self, parties: list[dict[str, str]]) -> None:
+        """Takes over who belongs to the hub."""
+        before, self.nodes = self.nodes, {}
+        for party in sorted(parties, key=lambda party: party["id"]):
+            node_id, key = party["id"], party["key"]
+            if self._keys.setdefault(node_id, key) != key:
+                log.error(
+                    "the hub names another key for node %s than before; its replies are refused. If the node joined "
+                    "anew, delete its entry in %s",
+                    node_id,
+                    self._path,
+                )
+            known = before.get(node_id) or KnownNode("", self._keys[node_id], self._datasets.get(node_id, []))
+            known.name = party["name"]
+            self.nodes[node_id] = known
+        self._write()
+
+    def as_before(self) -> bool:
+        """Falls back on what was known before; False if that is nothing."""
+        for node_id, key in self._keys.items():
+            name = self._names.get(node_id, node_id)
+            self.nodes.setdefault(node_id, KnownNode(name, key, self._datasets.get(node_id, [])))
+        return bool(self.nodes)
+
+    def heard(self, node_id: str, data: bytes) -> None:
+        """Takes over a heartbeat."""
+        known = self.nodes.get(node_id)
+        if known is None:
+            return
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            about = json.loads(data)
+            known.busy = bool(about.get("busy"))
+            if known.datasets != about["datasets"]:
+                known.datasets = about["datasets"]
+                self._write()
+        if known.away_since:
+            log.warning("node %s is there again", known.name)
+        known.heard, known.away_since = time.monotonic(), 0.0
+
+    def note_absence(self) -> None:
+        """Says once of each node that it has vanished."""
+        for known in self.nodes.values():
+            if not known.is_there and not known.away_since:
+                known.away_since = time.time()
+                log.warning("node %s is not there; what it is asked waits for it", known.name)
+
+    def infos(self) -> list[NodeInfo]:
+        """The nodes, by id."""
+        return [NodeInfo(node_id, known.name) for node_id, known in sorted(self.nodes.items())]
+
+    def require(self, node_id: str) -> KnownNode:
+        """The node with this id.
+
+        Raises:
+            FederationError: there is none.
+        """
+        if node_id not in self.nodes:
+            raise FederationError(f"there is no node {node_id!r}", to_do=nearest(node_id, self.nodes))
+        return self.nodes[node_id]
+
+    def search(self, node_id: str, request_id: str, tags: tuple[str, ...]) -> SearchReply:
+        """What the node said last that it holds, for when it is not there to ask."""
+        known, found = self.nodes[node_id], []
+        with suppress(ValidationError):
+            found = [DatasetInfo.model_validate_json(json.dumps(one)) for one in known.datasets]
+        chosen = tuple(info for info in found if set(tags) <= set(info.tags))
+        return SearchReply(request_id=request_id, node_id=node_id, node_name=known.name, datasets=chosen)
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+            for node_id, kept in json.loads(self._path.read_text(encoding="utf-8")).items():
+                self._keys[node_id], self._names[node_id] = kept["key"], kept["name"]
+                self._datasets[node_id] = kept["datasets"]
+
+    def _write(self) -> None:
+        self._names |= {node_id: known.name for node_id, known in self.nodes.items()}
+        self._datasets |= {node_id: known.datasets for node_id, known in self.nodes.items()}
+        if self._path is None:
+            return
+        kept = {
+            node_id: {
+                "name": self._names.get(node_id, node_id),
+                "key": key,
+                "datasets": self._datasets.get(node_id, []),
+            }
+            for node_id, key in self._keys.items()
+        }
+        partial = self._path.with_suffix(".partial")
+        with suppress(OSError):
+            partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            partial.replace(self._path)

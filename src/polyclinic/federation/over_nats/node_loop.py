@@ -1,0 +1,440 @@
+"""The long-lived node: takes requests from the hub, has them done one after the other, and answers.
+
+A request is acknowledged when its reply is stored, here and at the hub; until then the hub delivers it again to a node
+that was killed. While it waits or is worked on, the hub is told so, and keeps still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from polyclinic.errors import FederationError, MessageError, NotTrusted, PolyclinicError
+from polyclinic.federation.in_process import late, stopped
+from polyclinic.federation.over_nats import payloads, subjects
+from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
+from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop, stopped_here
+from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, seal, unseal
+from polyclinic.federation.over_nats.status import NodeStatus, Task
+from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
+from polyclinic.federation.over_nats.trust import Trust
+from polyclinic.messages import codec
+from polyclinic.messages.replies import Failure, Reply, SearchReply
+from polyclinic.messages.requests import Request, SearchRequest, WorkRequest
+from polyclinic.node.node import Node
+
+log = logging.getLogger("polyclinic.node")
+
+_BATCH = 50
+_RETRY_SECONDS = 2.0
+# Of a reply without its tensors; the rest of what fits is for envelope and tensors.
+_MAX_BODY_BYTES = subjects.CHUNK_BYTES
+
+
+class NodeLoop:
+    """A node that has joined a hub.
+
+    Args:
+        node: with a folder, and an identity in it.
+        tell_all: see `Workshop`.
+
+    Raises:
+        FederationError: the node has not joined a hub.
+    """
+
+    def __init__(self, node: Node, *, tell_all: bool = False) -> None:
+        assert node.folder is not None
+        self._node, self._folder = node, node.folder
+        self._me = Identity.load(node_identity_folder(node.folder))
+        self._link = Link(self._me)
+        self._workshop = Workshop(node, tell_all=tell_all)
+        self._replies = StoredReplies(node.folder)
+        self._turns = Turns()
+        self._jobs: dict[str, Job] = {}  # by the id of their frame: those that wait, and the current one
+        self._current: Job | None = None
+        self._state = ""
+        self._datasets: tuple[float, list[Any]] = (-1.0, [])
+        self._searching = asyncio.Lock()
+        self._started = time.time()
+
+    async def run(self) -> None:
+        """Works until SIGTERM or SIGINT. SIGUSR1 stops the current task.
+
+        Raises:
+            NodeInUse: another program holds the node's folder.
+        """
+        end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._stop_here)
+        with self._node.in_use():
+            try:
+                await self._until(end, self._serve())
+            finally:
+                self._workshop.end()
+                await self._link.close()
+                NodeStatus.remove(self._folder)
+
+    async def _serve(self) -> None:
+        self._write_status()
+        while not self._link.connected:
+            try:
+                await self._link.open()
+            except FederationError as err:
+                log.warning("%s", err)
+                await asyncio.sleep(_RETRY_SECONDS)
+        log.info("node %s is at the hub %s", self._me.party_id, self._me.hub_name)
+        # What a node that was killed had taken on comes again now, and not only after the hub has waited for it.
+        await self._link.ask_desk("hello", {"starts": True})
+        await self._link.listen(subjects.from_all("ctl", self._me.party_id), self._on_control)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive())
+            tasks.create_task(self._keep_alive())
+            tasks.create_task(self._work())
+
+    async def _until(self, end: asyncio.Event, serving: Coroutine[Any, Any, None]) -> None:
+        """Serves until the event is set."""
+        task, ending = asyncio.ensure_future(serving), asyncio.ensure_future(end.wait())
+        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if task.done():
+            task.result()
+        task.cancel()
+        # A worker at work is ended, so that the thread that waits for its answer ends too.
+        self._workshop.end()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    # ---- receiving
+
+    async def _receive(self) -> None:
+        async for message in self._link.pull(subjects.REQUESTS, subjects.consumer(self._me.party_id), _BATCH):
+            try:
+                await self._take(message)
+            except PolyclinicError as err:
+                log.warning("refused: %s", err)
+                await self._refuse(message, err)
+            except Exception:
+                log.exception("a message could not be looked at")
+                await self._acknowledge(message)
+
+    async def _take(self, message: Msg) -> None:
+        """Looks at a request, and puts it into the queue.
+
+        Raises:
+            MessageError, NotTrusted: it is refused.
+        """
+        if not message.data:  # withdrawn by the researcher
+            await self._acknowledge(message)
+            return
+        researcher = message.subject.split(".")[2]
+        envelope, body = unseal(message.data)
+        if envelope.kind != "request" or envelope.sender != researcher:
+            raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a request of {researcher}")
+        check(message.data, envelope, await self._key_of(researcher), self._me.party_id)
+        request, inline = _request_in(envelope, body)
+        if envelope.id in self._jobs:
+            self._jobs[envelope.id].message = message
+            return
+        ends = None if envelope.seconds is None else time.monotonic() + envelope.seconds
+        job = Job(envelope, request, inline, ends, message)
+        if isinstance(request, SearchRequest):
+            # Not queued: what a node holds is answered also while it works.
+            self._tasks_search(job)
+            return
+        self._jobs[envelope.id] = job
+        self._turns.add(job)
+        await self._say(job, "waiting")
+
+    async def _key_of(self, researcher: str) -> str:
+        trust = Trust.load(self._folder)
+        if researcher not in trust.keys and trust.everyone:
+            known = {party["id"]: party["key"] for party in (await self._link.ask_desk("hello", {}))["parties"]}
+            if researcher in known:
+                trust = trust.plus(researcher, known[researcher])
+                trust.save(self._folder)
+        if researcher not in trust.keys:
+            raise NotTrusted(
+                f"node {self._me.party_id} does not trust researcher {researcher}",
+                to_do=f"its data manager can: polyclinic node trust {self._node.node_id} {researcher}",
+            )
+        return trust.keys[researcher]
+
+    async def _refuse(self, message: Msg, err: PolyclinicError) -> None:
+        """Says why to whoever asked, if there is somebody who asked."""
+        _, _, researcher, request_id = message.subject.split(".", 3)
+        failure = Failure(
+            request_id=request_id,
+            node_id=self._me.party_id,
+            code=err.code,
+            stage="receive",
+            what=err.what,
+            to_do=err.to_do,
+        )
+        envelope = self._reply_envelope(researcher, request_id, answers=_id_in(message.data))
+        await self._publish(envelope, failure, b"")
+        await self._acknowledge(message)
+
+    async def _acknowledge(self, message: Msg) -> None:
+        # If this is lost, the request comes again, and is answered from what is stored.
+        await self._link.tell(message.reply, b"+ACK")
+
+    async def _on_control(self, message: Msg) -> None:
+        try:
+            envelope, body = unseal(message.data)
+            researcher = message.subject.split(".")[2]
+            if envelope.kind != "stop" or envelope.sender != researcher:
+                raise MessageError("this is no message of control")
+            check(message.data, envelope, await self._key_of(researcher), self._me.party_id)
+            # Frames of requests are named, each of which exists once: a replayed stop stops nothing else.
+            for name in json.loads(body)["requests"]:
+                job = self._jobs.get(name)
+                if job and job.envelope.sender == researcher:
+                    log.info("request %s is stopped by %s", job.envelope.request_id, researcher)
+                    job.stop.set()
+        except (PolyclinicError, ValueError, KeyError, TypeError) as err:
+            log.warning("refused at %s: %s", message.subject, err)
+
+    def _stop_here(self) -> None:
+        if self._current is not None:
+            log.warning("request %s is stopped by the data manager", self._current.envelope.request_id)
+            self._current.stopped_here = True
+            self._current.stop.set()
+
+    # ---- working
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._turns.take()
+            self._current = job
+            try:
+                await self._do(job)
+            except PolyclinicError as err:
+                log.warning("request %s cannot be answered: %s", job.envelope.request_id, err)
+                await self._refuse(job.message, err)
+            finally:
+                self._current = None
+                del self._jobs[job.envelope.id]
+                await self._say(job, "done")
+
+    async def _do(self, job: Job) -> None:
+        if answer := self._replies.find(job.envelope):
+            log.info("request %s was done before; answered again", job.envelope.request_id)
+        else:
+            scratch = self._workshop.scratch()
+            try:
+                answer = self._replies.keep(job.envelope, await self._done(job, scratch))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        await self._say(job, "sending")
+        await self._answer(job, answer)
+        await self._acknowledge(job.message)
+
+    async def _done(self, job: Job, scratch: Path) -> Answer:
+        request_id, me = job.envelope.request_id, self._me.party_id
+        try:
+            await self._say(job, "receiving")
+            tensors = await _unless_stopped(job, self._fetch(job, scratch))
+            if job.stop.is_set():
+                return Answer(stopped_here(job) if job.stopped_here else stopped(request_id, me))
+            if job.is_late:
+                return Answer(late(request_id, me))
+            await self._say(job, "working")
+            answer = await self._workshop.do(job, tensors, scratch)
+            if answer.reply.node_id != me:
+                answer = Answer(answer.reply.model_copy(update={"node_id": me}), answer.tensors)
+            return answer
+        except (PolyclinicError, OSError) as err:
+            what = err.what if isinstance(err, PolyclinicError) else f"the node's disk: {err.strerror}"
+            code = err.code if isinstance(err, PolyclinicError) else "node"
+            to_do = err.to_do if isinstance(err, PolyclinicError) else "make room at the node"
+            log.warning("request %s failed: %s", request_id, what)
+            failure = Failure(request_id=request_id, node_id=me, code=code, stage="receive", what=what, to_do=to_do)
+            return Answer(failure)
+
+    async def _fetch(self, job: Job, scratch: Path) -> Path | None:
+        """The file with the request's tensors."""
+        path, envelope = scratch / "sent.safetensors", job.envelope
+        if envelope.payload is not None:
+            payload, experiment = envelope.payload, envelope.experiment_id
+
+            def subject(chunk: int) -> str:
+                return subjects.down(envelope.sender, experiment, payload.sha256, chunk)
+
+            await payloads.download(self._link, subject, payload, path)
+            return path
+        if job.inline:
+            path.write_bytes(job.inline)
+            return path
+        return None
+
+    # ---- answering
+
+    def _tasks_search(self, job: Job) -> None:
+        task = asyncio.ensure_future(self._answer_search(job))
+        self._jobs[job.envelope.id] = job
+        task.add_done_callback(lambda _: self._jobs.pop(job.envelope.id, None))
+
+    async def _answer_search(self, job: Job) -> None:
+        self._workshop.searches += 1
+        async with self._searching:
+            reply = await asyncio.to_thread(self._node.handle, job.request)
+        reply = reply.model_copy(update={"node_id": self._me.party_id})
+        if isinstance(reply, SearchReply) and not getattr(job.request, "tags", ()):
+            self._datasets = (time.monotonic(), [d.model_dump(mode="json") for d in reply.datasets])
+        await self._answer(job, Answer(reply))
+        await self._acknowledge(job.message)
+
+    async def _answer(self, job: Job, answer: Answer) -> None:
+        asked = job.envelope
+        envelope = self._reply_envelope(asked.sender, asked.request_id, answers=asked.id).model_copy(
+            update={"experiment_id": asked.experiment_id, "round": asked.round, "digest": asked.digest}
+        )
+        if answer.tensors is None:
+            await self._publish(envelope, answer.reply, b"")
+        elif (size := answer.tensors.stat().st_size) <= payloads.INLINE_BYTES:
+            await self._publish(
+                envelope.model_copy(update={"tensors": size}), answer.reply, answer.tensors.read_bytes()
+            )
+        else:
+            payload = await self._upload(envelope, answer.tensors)
+            await self._publish(envelope.model_copy(update={"payload": payload}), answer.reply, b"")
+
+    async def _upload(self, envelope: Envelope, path: Path) -> Payload:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                payload = await asyncio.to_thread(payloads.describe, [view])
+
+                def subject(chunk: int) -> str:
+                    ids = (envelope.recipient, self._me.party_id, envelope.request_id)
+                    return subjects.up(*ids, payload.sha256, chunk)
+
+                await payloads.upload(self._link, subject, [view])
+                return payload
+            finally:
+                view.release()
+
+    def _reply_envelope(self, researcher: str, request_id: str, *, answers: str) -> Envelope:
+        return Envelope(
+            kind="reply",
+            id=secrets.token_hex(16),
+            sender=self._me.party_id,
+            recipient=researcher,
+            time=time.time(),
+            request_id=request_id,
+            answers=answers,
+        )
+
+    async def _publish(self, envelope: Envelope, reply: Reply, inline: bytes) -> None:
+        body = b"".join(codec.encode(reply))
+        if len(body) > _MAX_BODY_BYTES:
+            what = f"the reply has {len(body) / 1e6:.1f} MB without its tensors, which is more than travels"
+            failure = Failure(
+                request_id=reply.request_id, node_id=reply.node_id, code=MessageError.code, stage="send", what=what
+            )
+            body, inline = b"".join(codec.encode(failure)), b""
+            envelope = envelope.model_copy(update={"tensors": 0, "payload": None})
+        subject = subjects.reply(envelope.recipient, self._me.party_id, envelope.request_id)
+        await self._link.store(subject, seal(envelope, body + inline, self._me.keys), message_id=envelope.id)
+
+    # ---- being there
+
+    async def _keep_alive(self) -> None:
+        """Heartbeat, and progress of what waits or is worked on, so that the hub does not deliver it again."""
+        while True:
+            for job in list(self._jobs.values()):
+                await self._link.tell(job.message.reply, b"+WPI")
+            await self._link.tell(subjects.heartbeat(self._me.party_id), json.dumps(await self._about()).encode())
+            self._write_status()
+            if self._current is None:
+                self._workshop.end_if_idle()
+            await asyncio.sleep(subjects.PROGRESS_EVERY_SECONDS)
+
+    async def _about(self) -> dict[str, Any]:
+        """What researchers see of the node."""
+        changed = max((p.stat().st_mtime for p in self._folder.glob("node.sqlite*")), default=0.0)
+        if changed != self._datasets[0]:
+            async with self._searching:
+                reply = await asyncio.to_thread(self._node.handle, SearchRequest(request_id="heartbeat"))
+            if isinstance(reply, SearchReply):
+                self._datasets = (changed, [d.model_dump(mode="json") for d in reply.datasets])
+        return {
+            "name": self._node.name,
+            "datasets": self._datasets[1],
+            "busy": self._current is not None,
+            "queue": self._turns.counts(),
+        }
+
+    async def _say(self, job: Job, state: str) -> None:
+        """Tells the researcher how far this is; nobody need listen."""
+        if job is self._current:
+            self._state = state
+        self._write_status()
+        told = {"request_id": job.envelope.request_id, "state": state, "queue": sum(self._turns.counts().values())}
+        await self._link.tell(subjects.live(job.envelope.sender, self._me.party_id), json.dumps(told).encode())
+
+    def _write_status(self) -> None:
+        current = self._current
+        task = None
+        if current is not None:
+            asked = current.envelope
+            task = Task(asked.sender, asked.experiment_id, asked.round, current.request.kind, self._state, current.came)
+        NodeStatus(os.getpid(), self._started, self._link.connected, task, self._turns.counts()).write(self._folder)
+
+
+async def _unless_stopped(job: Job, coroutine: Coroutine[Any, Any, Path | None]) -> Path | None:
+    """The result; None if the job was stopped, or its deadline passed, before it was there."""
+    task, stop = asyncio.ensure_future(coroutine), asyncio.ensure_future(job.stop.wait())
+    try:
+        await asyncio.wait((task, stop), timeout=job.seconds_left, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for waiting in (task, stop):
+            waiting.cancel()
+
+
+def _request_in(envelope: Envelope, body: bytes) -> tuple[Request, bytes]:
+    """The request, without its tensors, and the tensors that came with it.
+
+    Raises:
+        MessageError: the body is not what the envelope says.
+    """
+    end = len(body) - envelope.tensors
+    if end < 0 or (envelope.tensors and envelope.payload):
+        raise MessageError("a request whose tensors are not where its envelope says")
+    head, inline = body[:end], body[end:]
+    message = codec.decode(head)
+    if not isinstance(message, Request) or message.request_id != envelope.request_id:
+        raise MessageError(f"a {message.kind} came as request {envelope.request_id}")
+    if isinstance(message, WorkRequest) and message.experiment_id != envelope.experiment_id:
+        raise MessageError("a request whose envelope names another experiment")
+    tensors = envelope.payload.sha256 if envelope.payload else hashlib.sha256(inline).hexdigest()
+    if content_digest(head, tensors) != envelope.digest:
+        raise MessageError("a request whose content is not what its envelope says")
+    return message, inline
+
+
+def _id_in(frame: bytes) -> str:
+    """The id of a frame that was refused, so that whoever sent it knows which one; "" if it has none."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        length = int.from_bytes(frame[64:68], "little")
+        name = json.loads(frame[68 : 68 + length]).get("id", "")
+        return name if isinstance(name, str) and len(name) <= 200 else ""
+    return ""

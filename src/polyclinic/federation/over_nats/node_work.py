@@ -1,0 +1,227 @@
+"""What a long-lived node does with one request: a worker process does the work, so that the node itself stays small.
+
+The node's process never imports torch; the worker does when it is first needed, and is ended when it has been idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from nats.aio.msg import Msg
+
+from polyclinic.errors import Cancelled
+from polyclinic.federation.in_process import late, stopped
+from polyclinic.federation.over_nats.signing import Envelope
+from polyclinic.federation.over_nats.stored_replies import Answer
+from polyclinic.federation.worker_process import WorkerProcess
+from polyclinic.messages.replies import Failure, Reply
+from polyclinic.messages.requests import Request
+from polyclinic.node.node import Node
+
+log = logging.getLogger("polyclinic.node")
+
+# A worker looks between two batches whether it is to stop; this long after it was told so, it is ended.
+GRACE_SECONDS = 5.0
+# A worker that has had nothing to do for so long is ended: a node at rest holds no torch.
+IDLE_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+
+
+@dataclass
+class Job:
+    """A request that this node has taken on.
+
+    Args:
+        inline: the bytes of the tensors that came with it.
+        ends: on the clock of `time.monotonic`, when its deadline passes at the latest.
+        message: the hub's latest delivery of it, to be acknowledged.
+    """
+
+    envelope: Envelope
+    request: Request
+    inline: bytes
+    ends: float | None
+    message: Msg
+    came: float = field(default_factory=time.time)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped_here: bool = False
+
+    @property
+    def is_late(self) -> bool:
+        return self.ends is not None and time.monotonic() > self.ends
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.ends is None else self.ends - time.monotonic()
+
+
+class Turns:
+    """The jobs that wait. Researchers take turns, so that one with many requests does not keep the others waiting."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Job]] = {}
+        self._some = asyncio.Event()
+
+    def add(self, job: Job) -> None:
+        self._waiting.setdefault(job.envelope.sender, deque()).append(job)
+        self._some.set()
+
+    async def take(self) -> Job:
+        """The next one, as soon as there is one."""
+        while not self._waiting:
+            self._some.clear()
+            await self._some.wait()
+        # The first of the dict is who has waited longest since their last turn.
+        researcher = next(iter(self._waiting))
+        jobs = self._waiting.pop(researcher)
+        job = jobs.popleft()
+        if jobs:
+            self._waiting[researcher] = jobs
+        return job
+
+    def counts(self) -> dict[str, int]:
+        """How many wait, by researcher."""
+        return {researcher: len(jobs) for researcher, jobs in self._waiting.items()}
+
+
+class Workshop:
+    """The worker process of a node.
+
+    Args:
+        node: whose folder the worker works in.
+        tell_all: whether what a plan's error says, and its traceback, go to the researcher. The text of an error may
+            hold a patient's values, so by default it stays in the node's log.
+    """
+
+    def __init__(self, node: Node, *, tell_all: bool) -> None:
+        assert node.folder is not None
+        self._node = node
+        self._folder = node.folder / "work"
+        self._tell_all = tell_all
+        self._worker: WorkerProcess | None = None
+        self._idle_since = time.monotonic()
+        self._count = 0
+        self.searches = 0
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def scratch(self) -> Path:
+        """A new folder for one job's files."""
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir(parents=True)
+        return folder
+
+    async def do(self, job: Job, tensors: Path | None, scratch: Path) -> Answer:
+        """Has the job done, or stopped; whatever goes wrong is a `Failure`."""
+        envelope = {
+            "node_id": self._node.node_id,
+            "folder": str(self._node.folder),
+            "tensors": None if tensors is None else str(tensors),
+            "reply": str(scratch / "reply.safetensors"),
+            "seconds": job.seconds_left,
+            "threads": None,
+            "searches": self.searches,
+        }
+        worker = self._worker
+        if worker is None or not worker.alive:
+            self.end()
+            worker = self._worker = await asyncio.to_thread(WorkerProcess)
+        if not worker.ask(envelope, job.request):
+            return self._lost(job, worker)
+        frame = await self._answer_of(worker, job)
+        self._idle_since = time.monotonic()
+        if frame is None:
+            return self._ended(job, worker)
+        reply = cast("Reply", frame[1])
+        path = frame[0].get("tensors")
+        return Answer(self._presentable(job, reply), None if path is None else Path(path))
+
+    async def _answer_of(self, worker: WorkerProcess, job: Job) -> tuple[dict[str, Any], Any] | None:
+        """The worker's answer; None if it died, or had to be ended because it did not stop."""
+        answer = asyncio.ensure_future(asyncio.to_thread(worker.answer_frame))
+        told: float | None = None
+        while not answer.done():
+            await asyncio.wait((answer,), timeout=_LOOK_SECONDS)
+            if answer.done():
+                break
+            if told is None and (job.stop.is_set() or job.is_late):
+                told = time.monotonic()
+                if job.stop.is_set():
+                    worker.ask({"cancel": job.request.request_id}, None)
+            overdue = told is not None and time.monotonic() > told + GRACE_SECONDS
+            # A dead worker's pipe may be held open by a process that the plan had started.
+            if overdue or not worker.alive:
+                worker.end_group()
+        return await answer
+
+    def _ended(self, job: Job, worker: WorkerProcess) -> Answer:
+        if job.stop.is_set():
+            self.end()
+            return Answer(
+                stopped_here(job) if job.stopped_here else stopped(job.request.request_id, self._node.node_id)
+            )
+        if job.is_late:
+            self.end()
+            return Answer(late(job.request.request_id, self._node.node_id))
+        return self._lost(job, worker)
+
+    def _lost(self, job: Job, worker: WorkerProcess) -> Answer:
+        self._worker = None
+        return Answer(
+            Failure(
+                request_id=job.request.request_id,
+                node_id=self._node.node_id,
+                code="node",
+                stage="process",
+                what=f"the node's worker process died in its work ({worker.kill()})",
+                to_do="look whether memory ran out at the node (its system's log says so) or the plan ends its "
+                "process; the next round has a new worker",
+            )
+        )
+
+    def _presentable(self, job: Job, reply: Reply) -> Reply:
+        """The reply as it may leave the hospital."""
+        if not isinstance(reply, Failure):
+            return reply
+        if reply.code == Cancelled.code and job.stopped_here:
+            return stopped_here(job)
+        log.warning(
+            "request %s failed at stage %s, reference %s: %s\n%s",
+            reply.request_id, reply.stage, reply.reference, reply.what, reply.traceback,
+        )  # fmt: skip
+        if self._tell_all or not reply.traceback:
+            return reply
+        what = reply.what
+        if reply.code in ("training", "node") and reply.stage != "process":
+            what = f"{what.partition(':')[0]}; the rest is in the node's log under reference {reply.reference}"
+        return reply.model_copy(update={"traceback": "", "what": what})
+
+    def end_if_idle(self) -> None:
+        """To be called now and then while no job is being done."""
+        if self._worker is not None and time.monotonic() > self._idle_since + IDLE_SECONDS:
+            self.end()
+
+    def end(self) -> None:
+        """Ends the worker, and what it does."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+
+def stopped_here(job: Job) -> Failure:
+    """A failure of this node only: the others may go on, if they are enough."""
+    return Failure(
+        request_id=job.request.request_id,
+        node_id=job.envelope.recipient,
+        code="node",
+        stage="train",
+        what="the task was stopped at the hospital",
+        to_do="ask its data manager why; set min_nodes to go on without a node",
+    )
