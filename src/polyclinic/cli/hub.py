@@ -192,5 +192,3 @@ def _log_to_the_terminal() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    # Of asyncio about the end of each TLS connection.
-    logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -63,7 +63,7 @@ def _server(settings: Settings, index: int) -> dict[str, Any]:
         "ping_interval": "10s",
         "ping_max": 3,
         # Handshakes of many parties at once, after a restart, take a small machine their time.
-        "tls": _tls(timeout=20),
+        "tls": _tls(timeout=20, handshake_first=True),
         "jetstream": {
             "store_dir": f"store-{index + 1}" if several else "store",
             "max_file_store": settings.max_disk_bytes,
