@@ -15,7 +15,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from polyclinic import Federation, InProcessFederation, ProcessFederation, simulate
+from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.places import create_nodes
+from polyclinic.federation.try_out import TryOut
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,28 @@ def _stacked(stack: ExitStack, folder: Path) -> Kit:
     return _four_tables(stack, folder, stacked=True)
 
 
+def _at_hospitals(stack: ExitStack, folder: Path) -> Kit:
+    """A hub and four nodes, each a process of its own, that speak over TLS."""
+    hospitals = stack.enter_context(TryOut(folder))
+    names = [node.node_id for node in create_nodes(hospitals.place, "fed_heart_disease", tags=["contract", "heart"])]
+    hospitals.start_hub()
+    researcher = hospitals.join_researcher("ada")
+    for name in names:
+        hospitals.join_node(name, [researcher])
+        hospitals.start_node(name, "--show-errors", wait=False)
+    for name in names:
+        hospitals.wait_for_node(name)
+    federation = NatsFederation(researcher)
+    stack.callback(federation.close)
+    return Kit(federation, isolated=True, has_folders=False)
+
+
 _MAKERS: dict[str, Callable[[ExitStack, Path], Kit]] = {
     "datasets in memory": _four_tables,
     "node folders": _in_process,
     "stacked": _stacked,
     "worker processes": _in_worker_processes,
+    "hospitals": _at_hospitals,
 }
 
 

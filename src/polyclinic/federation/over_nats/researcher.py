@@ -49,6 +49,7 @@ class NatsFederation(Federation):
         self._patience = patience
         self._directory = Directory(self._folder)
         self._open: tuple[LoopThread, Correspondence] | None = None
+        self._ending: weakref.finalize[..., NatsFederation] | None = None
         self._opening = threading.Lock()
         self._cancelled: dict[int, tuple[str, threading.Event]] = {}
         self._written: dict[tuple[int, str], tuple[int, list[str]]] = {}
@@ -197,10 +198,9 @@ class NatsFederation(Federation):
                 event.set()
 
     def close(self) -> None:
-        if self._open is not None:
-            loop, correspondence = self._open
+        if self._ending is not None:
             self._open = None
-            _end(loop, correspondence)
+            self._ending()
 
     def _connected(self) -> tuple[LoopThread, Correspondence]:
         with self._opening:
@@ -213,7 +213,7 @@ class NatsFederation(Federation):
                     loop.end()
                     raise
                 self._open = (loop, correspondence)
-                weakref.finalize(self, _end, loop, correspondence)
+                self._ending = weakref.finalize(self, _end, loop, correspondence)
             return self._open
 
     def _require_nodes(self, node_ids: Iterable[str]) -> None:
