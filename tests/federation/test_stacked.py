@@ -53,6 +53,8 @@ class Plan(TorchTrainingPlan):
         norm = {"batchnorm": nn.BatchNorm1d(4), "dropout": nn.Dropout(0.5)}.get(kind, nn.Identity())
         self.model = nn.Sequential(nn.Linear(3, 4), norm, nn.Tanh(), nn.Linear(4, 1))
         self.register_buffer("scale", torch.tensor([2.0]))
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+        self.last = torch.zeros(())
         self.frozen = nn.Parameter(torch.tensor([0.5]), requires_grad=False)
         self.unused = nn.Parameter(torch.tensor([7.0]))
         self.count = 0
@@ -67,6 +69,12 @@ class Plan(TorchTrainingPlan):
             x = x * x.mean().item()
         if kind == "counter":
             self.count += 1
+        if kind == "buffer":
+            self.seen = self.seen + 1
+        if kind == "remembers":
+            self.last = x.detach().mean()
+        if kind == "noise":
+            x = x + torch.randn_like(x)
         if kind == "file":
             Path(self.model_args["path"]).touch()
         if kind == "sleep":
@@ -176,9 +184,7 @@ def test_more_nodes_than_fit_make_several_stacks(tmp_path, monkeypatch):
     one, other, _ = both_ways(tables([6] * 21), tmp_path, batch_size=4, num_updates=3, rounds=2)
     assert_same(one, other)
     notes = other.records[1].notes
-    assert [note.split(": ", 1)[1] for note in notes] == ["stacked: 10 nodes together"] * 2 + [
-        "plain: 1 of the nodes can be in a stack, which takes two"
-    ]
+    assert notes == ("node 0: stacked: 10 nodes together", "node 10: stacked: 11 nodes together")
 
 
 class HeartPlan(TorchTrainingPlan):
@@ -247,6 +253,15 @@ def test_dropout_is_drawn_for_each_node_and_step(tmp_path):
     assert abs(sum(losses) / 3 - expected.mean()) < 8 * expected.std()
 
 
+def test_noise_is_drawn_for_each_node(tmp_path):
+    x = torch.ones(6, 3, dtype=torch.float64)
+    data = [TensorDataset(x, x[:, :1]) for _ in range(3)]
+    args = {"model_args": {"kind": "noise"}, "batch_size": 6, "num_updates": 1, "rounds": 1}
+    _, other, way = both_ways(data, tmp_path, **args)
+    assert way == "stacked: 3 nodes together"
+    assert len({row.value for row in other.history}) == 3
+
+
 def test_dropout_with_a_seed_can_be_repeated(tmp_path):
     args = {"model_args": {"kind": "dropout"}, "batch_size": 4, "num_updates": 5}
     first, second = (run(simulate(tables([6, 8]), stacked=True), tmp_path, **args) for _ in range(2))
@@ -261,6 +276,8 @@ DECLINES = {
     "branch": "branches on its values (data-dependent flow)",
     "item": "makes a number of a tensor (.item())",
     "counter": "changes attributes of the plan",
+    "buffer": "changes the buffer 'seen'",
+    "remembers": "changes attributes of the plan",
     "file": "does more than compute",
     "fails": "the plan's step fails: RuntimeError: this plan is broken",
     "numpy": "the plan's step fails",
@@ -397,6 +414,15 @@ def test_a_dataset_that_is_not_there_fails_at_its_node_only():
     assert {n: type(r) for n, r in found.items()} == {"node-0": TrainReply, "node-1": Failure, "node-2": TrainReply}
     assert "has no dataset 'nothing'" in found["node-1"].what
     assert federation.way == "stacked: 2 nodes together"
+
+
+def test_a_model_that_is_not_the_plans_fails_at_every_node():
+    federation = simulate(tables([6, 9]), stacked=True)
+    requests = requests_to(federation)
+    wrong = {"other": torch.zeros(1)}
+    requests = {n: r.model_copy(update={"tensors": wrong}) for n, r in requests.items()}
+    assert {reply.code for reply in federation.send(requests)} == {"aggregation"}
+    assert "the stack failed with AggregationError" in federation.way
 
 
 def test_a_plan_that_fails_everywhere_fails_at_every_node():

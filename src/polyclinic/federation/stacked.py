@@ -89,15 +89,17 @@ class StackedFederation(InProcessFederation):
 
         try:
             replies = self._stack(group, notes, stop)
-        except Declined as err:
-            group.clear()
-            notes[""] = f"plain: {err}"
-            if self._way != notes[""]:
-                log.warning("nodes are trained one by one: %s", err)
-            self._way = notes[""]
-            return {}
         except (Cancelled, DeadlinePassed):
             group.clear()  # the plain way says so
+            return {}
+        except (Exception, SystemExit) as err:
+            # Whatever it is, the plain way finds out at which node.
+            group.clear()
+            why = str(err) if isinstance(err, Declined) else f"the stack failed with {type(err).__name__}: {err}"
+            notes[""] = f"plain: {why}"
+            if self._way != notes[""]:
+                log.warning("nodes are trained one by one: %s", why)
+            self._way = notes[""]
             return {}
         self._way = f"stacked: {len(replies)} nodes together"
         for node_id in list(replies)[:1]:
@@ -105,16 +107,11 @@ class StackedFederation(InProcessFederation):
         return replies
 
     def _stack(self, group: deque[_Asked], notes: dict[str, str], stop: Stop) -> dict[str, TrainReply]:
-        from polyclinic.errors import PolyclinicError
         from polyclinic.node.stacked_check import check_request
-        from polyclinic.node.stacked_optimizer import Declined
         from polyclinic.node.stacked_training import train_stacked
 
         request = group[0].request
-        try:
-            workbench = self._nodes[group[0].node_id].workbench(request)
-        except PolyclinicError as err:
-            raise Declined(err.what) from err
+        workbench = self._nodes[group[0].node_id].workbench(request)
         check_request(request, workbench)
         asked, nodes = self._take(group, notes, sum(p.numel() for p in workbench.plan.parameters()))
         step = self._step(workbench, nodes, request)
@@ -144,7 +141,8 @@ class StackedFederation(InProcessFederation):
         asked: list[_Asked] = []
         nodes: list[StackedNode] = []
         most = 1
-        while group and len(nodes) < most:
+        # A node that would be left alone comes along.
+        while group and (len(nodes) < most or len(group) == 1):
             one = group.popleft()
             try:
                 node = stacked_node(self._nodes[one.node_id], one.request, nodes[0] if nodes else None)

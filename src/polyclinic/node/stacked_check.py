@@ -127,7 +127,7 @@ def _plain_step(
     if rule:
         rule.begin(local_round(workbench, request, Kept()))
     with seeded(seed):
-        before = _surroundings(workbench)
+        before, buffers = _surroundings(workbench), {name: b.clone() for name, b in plan.named_buffers()}
         with _watched() as deeds:
             try:
                 adjust_gradients = rule.adjust_gradients if rule else None
@@ -142,8 +142,7 @@ def _plain_step(
         if repr(value) != repr(after[name]):
             raise Declined(f"the plan's step changes {name}")
     for name, buffer in plan.named_buffers():
-        sent = request.tensors.get(name)
-        if sent is not None and not torch.equal(sent.to(buffer.dtype), buffer):
+        if name not in buffers or not torch.equal(buffers[name], buffer):
             raise Declined(f"the plan's step changes the buffer {name!r}, as BatchNorm does")
     return losses[0], {name: t.clone() for name, t in workbench.state().items()}
 
@@ -171,7 +170,7 @@ def _surroundings(workbench: Workbench) -> dict[str, Any]:
     groups = workbench.plan.optimizer.param_groups
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     return {
-        "attributes of the plan": workbench.plain_attributes(),
+        "attributes of the plan": workbench.attributes(),
         "settings of the optimizer": [{k: v for k, v in group.items() if k != "params"} for group in groups],
         "Python's random generator": hash(random.getstate()),
         "numpy's random generator": (hash(numpy_state[1].tobytes()), numpy_state[2:]),

@@ -37,6 +37,7 @@ class StackedStep:
         self.trained = {name: p for name, p in plan.named_parameters() if name in trained}
         self._sizes = [p.numel() for p in self.trained.values()]
         self._recorded: dict[tuple[object, ...], Gradients] = {}
+        self._constants: dict[str, torch.Tensor] = {}
         self._uses: Counter[tuple[object, ...]] = Counter()
         # Where one tensor has several names, each of them must be in the state.
         by_tensor = {id(p): name for name, p in self.trained.items()}
@@ -50,7 +51,12 @@ class StackedStep:
         """All other tensors of the plan, copied, by name."""
         plan = self._step.plan
         named = [*plan.named_parameters(), *plan.named_buffers()]
-        return {name: t.detach().clone() for name, t in named if name not in self.trained}
+        found = {name: t.detach().clone() for name, t in named if name not in self.trained}
+        # A recording must not outlive what its Python may have made of the constants.
+        last, self._constants = self._constants, found
+        if not (last.keys() == found.keys() and all(torch.equal(last[name], t) for name, t in found.items())):
+            self._recorded.clear()
+        return found
 
     def states(self, table: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Each node's state, as views of the table; constants are shared."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polyclinic.errors import Cancelled, DeadlinePassed
 from polyclinic.messages.requests import TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.node.batches import rows_of
@@ -107,8 +106,8 @@ def train_stacked(
         What came of each node; None for one whose loss or model is not finite. The tensors are views of the stack.
 
     Raises:
-        Declined: a step failed, which concerns all nodes.
         Cancelled, DeadlinePassed: between two steps.
+        Exception: whatever the plan's step raises, which then concerns all nodes.
     """
     began = time.perf_counter()
     args = request.training_args
@@ -118,14 +117,9 @@ def train_stacked(
         workbench.load(request.tensors)
         workbench.plan.train()
         constants = step.constants()
-        try:
-            orders = [_order(node, request, stop) for node in nodes]
-            batches = StackedBatches([node.rows for node in nodes], orders, args.batch_size)
-            table, losses = _steps(workbench, step, batches, constants, request, stop)
-        except (Cancelled, DeadlinePassed):
-            raise
-        except Exception as err:
-            raise Declined(f"the stack failed with {type(err).__name__}: {err}") from err
+        orders = [_order(node, request, stop) for node in nodes]
+        batches = StackedBatches([node.rows for node in nodes], orders, args.batch_size)
+        table, losses = _steps(workbench, step, batches, constants, request, stop)
     finite = torch.isfinite(table).all(dim=1).numpy() & np.isfinite(losses).all(axis=1)
     seconds = (time.perf_counter() - began) / len(nodes)
     return [

@@ -91,10 +91,16 @@ class Workbench:
         for parameter, requires_grad in self._requires_grad:
             parameter.requires_grad_(requires_grad)
 
-    def plain_attributes(self) -> list[dict[str, Any]]:
-        """Copies of those attributes of the plan and its modules that are plain data: numbers, texts, lists of them."""
+    def attributes(self) -> list[dict[str, Any]]:
+        """What the author's attributes of the plan and its modules are now, to be compared with later.
+
+        Plain data (numbers, texts, lists of them) are copied; any other object is told by its id and its version.
+        """
         own = ({n: v for n, v in vars(m).items() if n not in _MODULE_ATTRIBUTES} for m in self.plan.modules())
-        return [{name: copy.deepcopy(value) for name, value in of_one.items() if _is_plain(value)} for of_one in own]
+        return [
+            {n: copy.deepcopy(v) if _is_plain(v) else (id(v), getattr(v, "_version", 0)) for n, v in of_one.items()}
+            for of_one in own
+        ]
 
     def free_gradients(self) -> None:
         """Gradients take as much memory as the model; between trainings nobody needs them."""
