@@ -181,7 +181,7 @@ def parse_paths(given: Sequence[str], datasets: Sequence[str]) -> dict[str, Path
     found: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if not equals:
+        if name not in datasets and (not equals or "/" in name):  # a folder may be called alpha=0.5
             if len(datasets) > 1:
                 raise ConfigError(
                     f"--data {text!r} names no dataset, and there are {len(datasets)}",
