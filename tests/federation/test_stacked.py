@@ -65,6 +65,8 @@ class Plan(TorchTrainingPlan):
         kind = self.model_args.get("kind", "")
         if kind == "branch" and x.mean() > 0:
             x = -x
+        if kind == "equal" and torch.equal(x, y):
+            x = -x
         if kind == "item":
             x = x * x.mean().item()
         if kind == "counter":
@@ -274,6 +276,7 @@ def test_dropout_with_a_seed_can_be_repeated(tmp_path):
 DECLINES = {
     "batchnorm": "changes the buffer 'model.1.running_mean', as BatchNorm does",
     "branch": "branches on its values (data-dependent flow)",
+    "equal": "branches on its values (data-dependent flow)",
     "item": "makes a number of a tensor (.item())",
     "counter": "changes attributes of the plan",
     "buffer": "changes the buffer 'seen'",

@@ -178,7 +178,7 @@ def _surroundings(workbench: Workbench) -> dict[str, Any]:
 
 
 def _why(err: Exception) -> str:
-    if "data-dependent control flow" in str(err):
+    if "data-dependent control flow" in str(err) or "aten::equal" in str(err):
         return "the plan's step makes a number of a tensor (.item()), or branches on its values (data-dependent flow)"
     return f"the plan's step fails in a stack: {_first_line(err)}"
 
