@@ -30,7 +30,7 @@ from polyclinic.experiment.stopping import interrupts_cancel
 from polyclinic.experiment.tables import html_facts
 from polyclinic.experiment.versions import versions
 from polyclinic.federation.federation import Federation
-from polyclinic.federation.places import local_federation
+from polyclinic.federation.places import default_federation
 from polyclinic.messages.requests import CheckRequest, EvaluateRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.plans.source import PlanSource
@@ -48,7 +48,7 @@ class Experiment:
         training_args: how nodes train in a round, see `TrainingArgs`: batch_size, lr, epochs or num_updates, …
         round_limit: rounds in all.
         aggregator: makes the next global model of the updates. Default: `FedAverage`.
-        federation: the nodes; default: those of this machine (``polyclinic federation show``).
+        federation: the nodes; default: those of this machine, or of the hub of ``polyclinic federation use``.
         nodes: ids or names of the nodes to take; default: all that have the data.
         min_nodes: nodes that must answer for a round to count; default: all.
         deadline_seconds: after which a round goes on without the nodes that have not answered; default: none.
@@ -384,7 +384,7 @@ class Experiment:
     def _nodes(self, only: Sequence[str] | None = None) -> Iterator[tuple[Federation, list[Participant]]]:
         """The federation and the nodes that take part, held against other programs meanwhile."""
         if self._federation is None:
-            self._federation = local_federation()
+            self._federation = default_federation()
         chosen = self._spec.nodes if only is None else tuple(only)
         needed = self._spec.min_nodes if only is None else None
         participants = find_participants(self._federation, self._spec.tags, chosen, needed)

@@ -12,6 +12,7 @@ import platformdirs
 
 from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import NodeError
+from polyclinic.federation.federation import Federation
 from polyclinic.federation.in_process import InProcessFederation
 from polyclinic.node.node import DATABASE, Node
 from polyclinic.node.registry import DatabaseRegistry, identifier
@@ -19,6 +20,7 @@ from polyclinic.node.registry import DatabaseRegistry, identifier
 PLACE_VARIABLE = "POLYCLINIC_FEDERATION"
 
 _open: dict[Path, InProcessFederation] = {}
+_open_hubs: dict[Path, Federation] = {}
 
 
 def default_place() -> Path:
@@ -40,6 +42,27 @@ def local_federation(place: Path | None = None) -> InProcessFederation:
     if known is None or {node.folder for node in known.each_node()} != folders:
         _open[place] = InProcessFederation.at(place)
     return _open[place]
+
+
+def default_federation() -> Federation:
+    """Where experiments look for nodes if they are not told: at the hub of ``polyclinic federation use``, if one is chosen,
+    or else at this machine. One object a hub or place.
+
+    Raises:
+        FederationError: there are no nodes on this machine, or the hub's identity cannot be read.
+    """
+    place = default_place()
+    if not (place / ".hubs").is_dir():
+        return local_federation(place)
+    from polyclinic.federation.over_nats.identity import chosen_hub_folder
+    from polyclinic.federation.over_nats.researcher import NatsFederation
+
+    folder = chosen_hub_folder(place)
+    if folder is None:
+        return local_federation(place)
+    if folder not in _open_hubs:
+        _open_hubs[folder] = NatsFederation(folder)
+    return _open_hubs[folder]
 
 
 def create_nodes(

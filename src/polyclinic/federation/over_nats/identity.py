@@ -209,11 +209,17 @@ def chosen_hub(place: Path) -> Identity | None:
     Raises:
         FederationError: if the identity there cannot be read.
     """
+    folder = chosen_hub_folder(place)
+    return None if folder is None else Identity.load(folder)
+
+
+def chosen_hub_folder(place: Path) -> Path | None:
+    """The folder of that identity; None: the nodes of this machine."""
     try:
         name = (place / _HUBS / _CHOSEN).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    return Identity.load(hub_folder(place, name)) if name else None
+    return hub_folder(place, name) if name else None
 
 
 def choose_hub(place: Path, hub_id: str | None) -> None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
-import mmap
 import os
-import secrets
 import shutil
 import signal
 import time
@@ -23,19 +20,18 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from polyclinic.errors import FederationError, MessageError, NotTrusted, PolyclinicError
+from polyclinic.errors import FederationError, PolyclinicError
 from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.over_nats import payloads, subjects
+from polyclinic.federation.over_nats.answering import Answering
 from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
 from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop, stopped_here
-from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, seal, unseal
 from polyclinic.federation.over_nats.status import NodeStatus, Task
 from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
-from polyclinic.federation.over_nats.trust import Trust
-from polyclinic.messages import codec
-from polyclinic.messages.replies import Failure, Reply, SearchReply
-from polyclinic.messages.requests import Request, SearchRequest, WorkRequest
+from polyclinic.messages.replies import Failure, SearchReply
+from polyclinic.messages.requests import SearchRequest
 from polyclinic.node.node import Node
 
 log = logging.getLogger("polyclinic.node")
@@ -62,6 +58,8 @@ class NodeLoop:
         self._node, self._folder = node, node.folder
         self._me = Identity.load(node_identity_folder(node.folder))
         self._link = Link(self._me)
+        self._gate = Gate(node.folder, self._link)
+        self._answering = Answering(self._link)
         self._workshop = Workshop(node, tell_all=tell_all)
         self._replies = StoredReplies(node.folder)
         self._turns = Turns()
@@ -128,7 +126,6 @@ class NodeLoop:
             try:
                 await self._take(message)
             except PolyclinicError as err:
-                log.warning("refused: %s", err)
                 await self._refuse(message, err)
             except Exception:
                 log.exception("a message could not be looked at")
@@ -143,12 +140,7 @@ class NodeLoop:
         if not message.data:  # withdrawn by the researcher
             await self._acknowledge(message)
             return
-        researcher = message.subject.split(".")[2]
-        envelope, body = unseal(message.data)
-        if envelope.kind != "request" or envelope.sender != researcher:
-            raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a request of {researcher}")
-        check(message.data, envelope, await self._key_of(researcher), self._me.party_id)
-        request, inline = _request_in(envelope, body)
+        envelope, request, inline = await self._gate.request(message)
         if envelope.id in self._jobs:
             self._jobs[envelope.id].message = message
             return
@@ -162,33 +154,14 @@ class NodeLoop:
         self._turns.add(job)
         await self._say(job, "waiting")
 
-    async def _key_of(self, researcher: str) -> str:
-        trust = Trust.load(self._folder)
-        if researcher not in trust.keys and trust.everyone:
-            known = {party["id"]: party["key"] for party in (await self._link.ask_desk("hello", {}))["parties"]}
-            if researcher in known:
-                trust = trust.plus(researcher, known[researcher])
-                trust.save(self._folder)
-        if researcher not in trust.keys:
-            raise NotTrusted(
-                f"node {self._me.party_id} does not trust researcher {researcher}",
-                to_do=f"its data manager can: polyclinic node trust {self._node.node_id} {researcher}",
-            )
-        return trust.keys[researcher]
-
     async def _refuse(self, message: Msg, err: PolyclinicError) -> None:
         """Says why to whoever asked, if there is somebody who asked."""
         _, _, researcher, request_id = message.subject.split(".", 3)
-        failure = Failure(
-            request_id=request_id,
-            node_id=self._me.party_id,
-            code=err.code,
-            stage="receive",
-            what=err.what,
-            to_do=err.to_do,
-        )
-        envelope = self._reply_envelope(researcher, request_id, answers=_id_in(message.data))
-        await self._publish(envelope, failure, b"")
+        failure = self._failure(request_id, "receive", err)
+        try:
+            await self._answering.refuse(researcher, id_in(message.data), failure)
+        except FederationError as refused:
+            log.warning("%s", refused)
         await self._acknowledge(message)
 
     async def _acknowledge(self, message: Msg) -> None:
@@ -197,19 +170,16 @@ class NodeLoop:
 
     async def _on_control(self, message: Msg) -> None:
         try:
-            envelope, body = unseal(message.data)
-            researcher = message.subject.split(".")[2]
-            if envelope.kind != "stop" or envelope.sender != researcher:
-                raise MessageError("this is no message of control")
-            check(message.data, envelope, await self._key_of(researcher), self._me.party_id)
-            # Frames of requests are named, each of which exists once: a replayed stop stops nothing else.
-            for name in json.loads(body)["requests"]:
-                job = self._jobs.get(name)
-                if job and job.envelope.sender == researcher:
-                    log.info("request %s is stopped by %s", job.envelope.request_id, researcher)
-                    job.stop.set()
-        except (PolyclinicError, ValueError, KeyError, TypeError) as err:
+            researcher, frames = await self._gate.stops(message)
+        except PolyclinicError as err:
             log.warning("refused at %s: %s", message.subject, err)
+            return
+        # Frames of requests are named, each of which exists once: a replayed stop stops nothing else.
+        for name in frames:
+            job = self._jobs.get(name)
+            if job and job.envelope.sender == researcher:
+                log.info("request %s is stopped by %s", job.envelope.request_id, researcher)
+                job.stop.set()
 
     def _stop_here(self) -> None:
         if self._current is not None:
@@ -225,9 +195,11 @@ class NodeLoop:
             self._current = job
             try:
                 await self._do(job)
-            except PolyclinicError as err:
-                log.warning("request %s cannot be answered: %s", job.envelope.request_id, err)
+            except MessageError as err:
                 await self._refuse(job.message, err)
+            except Exception:
+                # Not acknowledged: the hub delivers it again after a while, and then it is answered from what is stored.
+                log.exception("request %s could not be answered", job.envelope.request_id)
             finally:
                 self._current = None
                 del self._jobs[job.envelope.id]
@@ -239,12 +211,18 @@ class NodeLoop:
         else:
             scratch = self._workshop.scratch()
             try:
-                answer = self._replies.keep(job.envelope, await self._done(job, scratch))
+                answer = self._kept(job, await self._done(job, scratch))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         await self._say(job, "sending")
-        await self._answer(job, answer)
+        await self._answering.answer(job.envelope, answer)
         await self._acknowledge(job.message)
+
+    def _kept(self, job: Job, answer: Answer) -> Answer:
+        try:
+            return self._replies.keep(job.envelope, answer)
+        except OSError as err:
+            return Answer(self._failure(job.envelope.request_id, "send", NodeError(*_disk(err))))
 
     async def _done(self, job: Job, scratch: Path) -> Answer:
         request_id, me = job.envelope.request_id, self._me.party_id
@@ -260,13 +238,15 @@ class NodeLoop:
             if answer.reply.node_id != me:
                 answer = Answer(answer.reply.model_copy(update={"node_id": me}), answer.tensors)
             return answer
-        except (PolyclinicError, OSError) as err:
-            what = err.what if isinstance(err, PolyclinicError) else f"the node's disk: {err.strerror}"
-            code = err.code if isinstance(err, PolyclinicError) else "node"
-            to_do = err.to_do if isinstance(err, PolyclinicError) else "make room at the node"
-            log.warning("request %s failed: %s", request_id, what)
-            failure = Failure(request_id=request_id, node_id=me, code=code, stage="receive", what=what, to_do=to_do)
-            return Answer(failure)
+        except PolyclinicError as err:
+            return Answer(self._failure(request_id, "receive", err))
+        except OSError as err:
+            return Answer(self._failure(request_id, "receive", NodeError(*_disk(err))))
+
+    def _failure(self, request_id: str, stage: str, err: PolyclinicError) -> Failure:
+        log.warning("request %s failed at stage %s: %s", request_id, stage, err)
+        me = self._me.party_id
+        return Failure(request_id=request_id, node_id=me, code=err.code, stage=stage, what=err.what, to_do=err.to_do)
 
     async def _fetch(self, job: Job, scratch: Path) -> Path | None:
         """The file with the request's tensors."""
@@ -298,61 +278,8 @@ class NodeLoop:
         reply = reply.model_copy(update={"node_id": self._me.party_id})
         if isinstance(reply, SearchReply) and not getattr(job.request, "tags", ()):
             self._datasets = (time.monotonic(), [d.model_dump(mode="json") for d in reply.datasets])
-        await self._answer(job, Answer(reply))
+        await self._answering.answer(job.envelope, Answer(reply))
         await self._acknowledge(job.message)
-
-    async def _answer(self, job: Job, answer: Answer) -> None:
-        asked = job.envelope
-        envelope = self._reply_envelope(asked.sender, asked.request_id, answers=asked.id).model_copy(
-            update={"experiment_id": asked.experiment_id, "round": asked.round, "digest": asked.digest}
-        )
-        if answer.tensors is None:
-            await self._publish(envelope, answer.reply, b"")
-        elif (size := answer.tensors.stat().st_size) <= payloads.INLINE_BYTES:
-            await self._publish(
-                envelope.model_copy(update={"tensors": size}), answer.reply, answer.tensors.read_bytes()
-            )
-        else:
-            payload = await self._upload(envelope, answer.tensors)
-            await self._publish(envelope.model_copy(update={"payload": payload}), answer.reply, b"")
-
-    async def _upload(self, envelope: Envelope, path: Path) -> Payload:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                payload = await asyncio.to_thread(payloads.describe, [view])
-
-                def subject(chunk: int) -> str:
-                    ids = (envelope.recipient, self._me.party_id, envelope.request_id)
-                    return subjects.up(*ids, payload.sha256, chunk)
-
-                await payloads.upload(self._link, subject, [view])
-                return payload
-            finally:
-                view.release()
-
-    def _reply_envelope(self, researcher: str, request_id: str, *, answers: str) -> Envelope:
-        return Envelope(
-            kind="reply",
-            id=secrets.token_hex(16),
-            sender=self._me.party_id,
-            recipient=researcher,
-            time=time.time(),
-            request_id=request_id,
-            answers=answers,
-        )
-
-    async def _publish(self, envelope: Envelope, reply: Reply, inline: bytes) -> None:
-        body = b"".join(codec.encode(reply))
-        if len(body) > _MAX_BODY_BYTES:
-            what = f"the reply has {len(body) / 1e6:.1f} MB without its tensors, which is more than travels"
-            failure = Failure(
-                request_id=reply.request_id, node_id=reply.node_id, code=MessageError.code, stage="send", what=what
-            )
-            body, inline = b"".join(codec.encode(failure)), b""
-            envelope = envelope.model_copy(update={"tensors": 0, "payload": None})
-        subject = subjects.reply(envelope.recipient, self._me.party_id, envelope.request_id)
-        await self._link.store(subject, seal(envelope, body + inline, self._me.keys), message_id=envelope.id)
 
     # ---- being there
 
@@ -410,31 +337,5 @@ async def _unless_stopped(job: Job, coroutine: Coroutine[Any, Any, Path | None])
             waiting.cancel()
 
 
-def _request_in(envelope: Envelope, body: bytes) -> tuple[Request, bytes]:
-    """The request, without its tensors, and the tensors that came with it.
-
-    Raises:
-        MessageError: the body is not what the envelope says.
-    """
-    end = len(body) - envelope.tensors
-    if end < 0 or (envelope.tensors and envelope.payload):
-        raise MessageError("a request whose tensors are not where its envelope says")
-    head, inline = body[:end], body[end:]
-    message = codec.decode(head)
-    if not isinstance(message, Request) or message.request_id != envelope.request_id:
-        raise MessageError(f"a {message.kind} came as request {envelope.request_id}")
-    if isinstance(message, WorkRequest) and message.experiment_id != envelope.experiment_id:
-        raise MessageError("a request whose envelope names another experiment")
-    tensors = envelope.payload.sha256 if envelope.payload else hashlib.sha256(inline).hexdigest()
-    if content_digest(head, tensors) != envelope.digest:
-        raise MessageError("a request whose content is not what its envelope says")
-    return message, inline
-
-
-def _id_in(frame: bytes) -> str:
-    """The id of a frame that was refused, so that whoever sent it knows which one; "" if it has none."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        length = int.from_bytes(frame[64:68], "little")
-        name = json.loads(frame[68 : 68 + length]).get("id", "")
-        return name if isinstance(name, str) and len(name) <= 200 else ""
-    return ""
+def _disk(err: OSError) -> tuple[str]:
+    return (f"the node's disk does not take it: {err.strerror or err}; its data manager has to make room",)
