@@ -1,5 +1,6 @@
 """A real hub, in a process of its own, on free ports of this machine."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -72,16 +73,13 @@ class RunningHub:
     def parties(self):
         return Parties(self.folder)
 
-    async def invite(self, role, name, valid_for=timedelta(hours=1)):
-        token = self.parties.invite(Role(role), name, valid_for)
-        assert await refresh(self.folder)
+    def invite(self, role, name):
+        token = self.parties.invite(Role(role), name, timedelta(hours=1))
+        assert asyncio.run(refresh(self.folder))
         return token
 
     def join(self, role, name, folder):
-        """Invites and joins in one go; not for use in an event loop."""
-        import asyncio
-
-        token = asyncio.run(self.invite(role, name))
+        token = self.invite(role, name)
         return join(read_token(token.encode(), Role(role)), folder)
 
 
@@ -91,6 +89,7 @@ class Party:
     def __init__(self, identity):
         self.identity = identity
         self.errors = []
+        self._asked = 0
 
     async def __aenter__(self):
         async def note(err):
@@ -104,18 +103,29 @@ class Party:
     async def __aexit__(self, *_):
         await self.client.close()
 
-    async def refused(self, subject):
-        """Whether the server refuses what is published to this subject."""
-        self.errors.clear()
-        await self.client.publish(subject, b"{}")
-        await self.client.flush(20)
-        return any("permissions violation for publish" in error.lower() for error in self.errors)
+    async def publishes(self, subjects):
+        """Those of the subjects that the server takes."""
+        for subject in subjects:
+            await self.client.publish(subject, b"{}")
+        return await self._not_refused("publish", subjects)
 
-    async def refused_to_hear(self, subject):
-        self.errors.clear()
-        await self.client.subscribe(subject)
-        await self.client.flush(20)
-        return any("permissions violation for subscription" in error.lower() for error in self.errors)
+    async def hears(self, subjects):
+        """Those of the subjects that the server lets it subscribe to."""
+        for subject in subjects:
+            await self.client.subscribe(subject)
+        return await self._not_refused("subscription", subjects)
+
+    async def _not_refused(self, what, subjects):
+        # The server answers in order: when it has complained of the last, it has of all before.
+        self._asked += 1
+        mark = f"nobody.may.{self._asked}"
+        await self.client.publish(mark, b"")
+        while not self._complained("publish", mark):
+            await asyncio.sleep(0.02)
+        return [subject for subject in subjects if not self._complained(what, subject)]
+
+    def _complained(self, what, subject):
+        return any(f'permissions violation for {what} to "{subject.lower()}"' in error for error in self.errors)
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,14 @@ async def _hand_in(token: JoinToken, public_key: str) -> None:
     )
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            client = await nats.connect(**options, allow_reconnect=False, connect_timeout=5, error_cb=note)
+            client = await nats.connect(
+                **options,
+                allow_reconnect=False,
+                connect_timeout=5,
+                reconnect_time_wait=0.1,
+                max_reconnect_attempts=1,
+                error_cb=note,
+            )
     except (OSError, nats.errors.Error, TimeoutError) as err:
         raise _unreachable(token, [*problems, err]) from err
     try:

@@ -136,7 +136,9 @@ async def admin_connection(hub: HubFolder) -> Client:
         pass
 
     options = connection_options(hub.settings().local_urls, hub.ca, hub.admin, inbox="_INBOX.operator", name="operator")
-    return await nats.connect(**options, allow_reconnect=False, reconnect_time_wait=0.1, error_cb=quiet)
+    return await nats.connect(
+        **options, allow_reconnect=False, reconnect_time_wait=0.1, max_reconnect_attempts=1, error_cb=quiet
+    )
 
 
 def configure(hub: HubFolder, **changes: Any) -> None:
