@@ -20,7 +20,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from polyclinic.errors import FederationError, PolyclinicError
+from polyclinic.errors import FederationError, MessageError, NodeError, PolyclinicError
 from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.answering import Answering
@@ -198,7 +198,7 @@ class NodeLoop:
             except MessageError as err:
                 await self._refuse(job.message, err)
             except Exception:
-                # Not acknowledged: the hub delivers it again after a while, and then it is answered from what is stored.
+                # Not acknowledged: the hub delivers it again, and then it is answered from what is stored.
                 log.exception("request %s could not be answered", job.envelope.request_id)
             finally:
                 self._current = None
