@@ -450,3 +450,23 @@ def test_check_class_takes_a_plan_whose_step_is_inherited():
         pass
 
     check_class(Child)
+
+
+CHANGES = {
+    "a number": lambda plan: setattr(plan, "steps", 1),
+    "inside of a list": lambda plan: plan.seen[0].append(2),
+    "a submodule's": lambda plan: setattr(plan.model[0], "calls", 1),
+    "a new one": lambda plan: setattr(plan, "more", 0),
+    "a tensor": lambda plan: plan.weights.add_(1),
+    "another tensor": lambda plan: setattr(plan, "weights", plan.weights.clone()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_attributes_tell_what_changed(change):
+    workbench = bench()
+    workbench.plan.weights = torch.ones(2)
+    before = workbench.attributes()
+    assert repr(workbench.attributes()) == repr(before)
+    CHANGES[change](workbench.plan)
+    assert repr(workbench.attributes()) != repr(before)
