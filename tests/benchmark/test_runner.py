@@ -201,6 +201,27 @@ def test_cells_that_are_done_are_not_run_again(file, expected):
     assert file.path.read_bytes() == after
 
 
+def test_the_file_is_read_again_only_if_somebody_else_wrote_to_it(file, monkeypatch):
+    cells, reads, done = quick(), [], ResultsFile.done
+    run_cells(cells[:1], file)
+
+    def counted(self):
+        reads.append(1)
+        return done(self)
+
+    def others_turn(cell, rows):
+        if cell.id == cells[1].id:  # another program has done the third one
+            ResultsFile(file.path).append(run_cell(cells[2]))
+
+    monkeypatch.setattr(ResultsFile, "done", counted)
+    ran = []
+    run_cells(cells, file, told=lambda cell, rows: ran.append(cell.id) or others_turn(cell, rows))
+    assert ran == [cells[1].id, cells[3].id]
+    assert len(reads) == 2
+    assert len({row.cell for row in file.read()}) == 4
+    assert len(file.read()) == 4 * 6
+
+
 def test_two_workers_find_what_one_finds(file, expected):
     run_cells(quick(), file, workers=2)
     assert figures(file) == expected
@@ -209,7 +230,7 @@ def test_two_workers_find_what_one_finds(file, expected):
 def test_a_dask_cluster_finds_the_same(file, expected):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):

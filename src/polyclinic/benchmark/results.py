@@ -149,8 +149,8 @@ class ResultsFile:
                 to_do="give another results file: figures of two protocols must not be mixed",
             )
 
-    def append(self, rows: Sequence[ResultRow]) -> None:
-        """Adds one cell's rows, durably and at once."""
+    def append(self, rows: Sequence[ResultRow]) -> int:
+        """Adds one cell's rows, durably and at once; returns by how many bytes the file grew."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,9 +161,10 @@ class ResultsFile:
                 text.write("\n")  # a line that a crash cut off must not swallow ours
             writer.writerows([[getattr(row, name) for name in COLUMNS] for row in rows])
             with self.path.open("ab") as file:
-                file.write(text.getvalue().encode(errors="backslashreplace"))
+                written = file.write(text.getvalue().encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
+        return written
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows of all complete cells as a table with the file's columns."""

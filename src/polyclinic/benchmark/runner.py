@@ -117,8 +117,7 @@ def run_cells(cells: Sequence[Cell], results: ResultsFile, *, workers: int | Non
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs")
     by_id = {cell.id: cell for cell in cells}
     for rows in parallel(delayed(_run)(cell, threads) for cell in claims.taken(by_id.values())):
-        results.append(rows)
-        claims.release(rows[0].cell)
+        claims.release(rows[0].cell, results.append(rows))
         if told:
             told(by_id[rows[0].cell], rows)
     return claims.left_to_others
@@ -144,6 +143,8 @@ class _Claims:
         self._results = results
         self._folder = results.path.with_name(results.path.name + ".claims")
         self._locks: dict[str, FileLock] = {}
+        self._done: set[str] = set()
+        self._known_bytes = 0  # of the file, those that we have read or written
         self.left_to_others = 0
 
     def taken(self, cells: Iterable[Cell]) -> Iterator[Cell]:
@@ -158,14 +159,24 @@ class _Claims:
                 self.left_to_others += 1
                 continue
             # Only now: another program may have finished it a moment ago.
-            if cell.id in self._results.done():
+            if self._is_done(cell):
                 lock.release()
                 continue
             self._locks[cell.id] = lock
             yield cell
 
-    def release(self, cell_id: str) -> None:
+    def release(self, cell_id: str, num_bytes: int) -> None:
+        """Gives a cell's lock back; it is in the file, which grew by so many bytes."""
+        self._known_bytes += num_bytes
         self._locks.pop(cell_id).release()
+
+    def _is_done(self, cell: Cell) -> bool:
+        # A long file takes a while to read: again only if another program wrote to it.
+        path = self._results.path
+        size = path.stat().st_size if path.exists() else 0
+        if size != self._known_bytes:
+            self._done, self._known_bytes = self._results.done(), size
+        return cell.id in self._done
 
 
 def parse_seeds(text: str) -> list[int]:
