@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Pretrained weights are neither looked for nor downloaded, except by the tests that are about them.
 os.environ["POLYCLINIC_WEIGHTS"] = "none"
 
-from hypothesis import HealthCheck, settings  # noqa: E402  (the environment must be set before anything else is imported)
+from hypothesis import HealthCheck, settings
 
 # How long drawing an example takes says something of the machine, and nothing of the code.
 settings.register_profile("polyclinic", suppress_health_check=[HealthCheck.too_slow], deadline=None)
