@@ -111,22 +111,33 @@ async def _serve(hub: HubFolder, settings: Settings, ready: Callable[[Settings],
 
 
 async def _open_desk(desk: Desk, hub: HubFolder, server: Server | None) -> None:
-    async with asyncio.timeout(_START_SECONDS):
-        while True:
-            if server:
-                server.require_alive()
-            try:
-                # A port that answers is not enough: it may belong to another program.
-                probe = await admin_connection(hub)
-                await probe.jetstream().account_info()
-                await probe.close()
-                break
-            except (OSError, nats.errors.Error, TimeoutError) as err:
-                log.debug("the server is not there yet: %s", err)
-                await asyncio.sleep(0.1)
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            await _wait_for_servers(hub, server)
+            await desk.open()
+    except TimeoutError:
+        raise HubError(
+            f"no server answers at {', '.join(hub.settings().local_urls)}",
+            to_do="start the servers with the configuration of: polyclinic hub config",
+        ) from None
+
+
+async def _wait_for_servers(hub: HubFolder, server: Server | None) -> None:
+    while True:
         if server:
             server.require_alive()
-        await desk.open()
+        try:
+            # A port that answers is not enough: it may belong to another program.
+            probe = await admin_connection(hub)
+            await probe.jetstream().account_info()
+            await probe.close()
+        except (OSError, nats.errors.Error, TimeoutError) as err:
+            log.debug("the server is not there yet: %s", err)
+            await asyncio.sleep(0.1)
+        else:
+            if server:
+                server.require_alive()
+            return
 
 
 async def admin_connection(hub: HubFolder) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from polyclinic.errors import HubError
 
@@ -50,8 +52,8 @@ def check_config(config: Path) -> None:
 class Server:
     """A server that is started again whenever it dies, until `stop`.
 
-    On Linux it ends with this process also when that is killed. Elsewhere a server that was left over holds the port,
-    and the next start says so.
+    On Linux it ends with this process also when that is killed. Two never work on one store: each holds a lock on its
+    folder for as long as it lives, whatever becomes of this process.
 
     Args:
         config: its configuration; it runs in that file's folder.
@@ -61,6 +63,7 @@ class Server:
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._lock: IO[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -72,8 +75,9 @@ class Server:
         """Starts it; whether it came up is known by connecting, or by `has_failed`.
 
         Raises:
-            HubError: if the program is not there, or does not take its configuration.
+            HubError: if the program is not there, does not take its configuration, or another server has the folder.
         """
+        self._lock = await _lock_of(self._config.with_name("server.lock"))
         await asyncio.to_thread(check_config, self._config)
         await self._spawn()
 
@@ -82,6 +86,7 @@ class Server:
         self._keeper = asyncio.create_task(self._keep())
 
     async def _spawn(self) -> None:
+        assert self._lock is not None
         self._process = await asyncio.create_subprocess_exec(
             find_server(),
             "-c",
@@ -92,6 +97,7 @@ class Server:
             stderr=asyncio.subprocess.DEVNULL,
             # Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the desk.
             start_new_session=True,
+            pass_fds=[self._lock.fileno()],
             preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
         )
         log.info("server started, process %s", self._process.pid)
@@ -135,15 +141,34 @@ class Server:
             self._keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._keeper
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+            log.info("server stopped")
+        if self._lock is not None:
+            self._lock.close()
+
+
+async def _lock_of(path: Path) -> IO[bytes]:
+    # The lock belongs to the open file, which the server inherits: it is free when both processes are gone.
+    file = path.open("wb")
+    until = asyncio.get_running_loop().time() + _STOP_SECONDS
+    while True:
         try:
-            await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-        log.info("server stopped")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > until:
+                file.close()
+                raise HubError(
+                    f"a server of this hub that was left over still runs in {path.parent}",
+                    to_do="end it: look for nats-server among the processes",
+                ) from None
+        await asyncio.sleep(0.1)
 
 
 def _die_with_parent() -> Callable[[], None]:
