@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.benchmark.cells import Diverged, Measured
@@ -30,6 +30,7 @@ def test_rounds_of_a_curve(last, points, rounds):
     assert curve_rounds(last, points) == rounds
 
 
+@settings(deadline=None)
 @given(last=st.integers(1, 500), points=st.integers(1, 60))
 def test_a_curve_has_about_so_many_points_evenly_spread(last, points):
     rounds = sorted(curve_rounds(last, points))

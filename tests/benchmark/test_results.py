@@ -10,7 +10,7 @@ from typing import get_args
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.benchmark.results import COLUMNS, ResultRow, ResultsFile, Status, cell_id
@@ -37,6 +37,7 @@ KINDS = {
 ROWS = st.builds(ResultRow, **{name: KINDS[field.annotation] for name, field in ResultRow.model_fields.items()})
 
 
+@settings(deadline=None)  # the file is synchronised with the disk
 @given(rows=st.lists(ROWS, min_size=1, max_size=3))
 def test_rows_come_back_as_they_were(tmp_path_factory, rows):
     one_cell = [row.model_copy(update={"cell": "c", "rows": len(rows), "finished": "now"}) for row in rows]
