@@ -107,8 +107,9 @@ def _accounts(hub: HubFolder, parties: Parties, settings: Settings) -> dict[str,
         "accounts": {
             ACCOUNT: {
                 "jetstream": {
-                    "max_file": settings.max_disk_bytes,
-                    "max_memory": 64 << 20,
+                    # Of the account, each copy counts.
+                    "max_file": settings.max_disk_bytes * settings.cluster,
+                    "max_memory": (64 << 20) * settings.cluster,
                     "max_streams": 8,
                     "max_consumers": -1,
                 },

@@ -120,6 +120,11 @@ async def _open_desk(desk: Desk, hub: HubFolder, server: Server | None) -> None:
             f"no server answers at {', '.join(hub.settings().local_urls)}",
             to_do="start the servers with the configuration of: polyclinic hub config",
         ) from None
+    except nats.errors.Error as err:
+        raise HubError(
+            f"the server does not do what the hub needs: {err}",
+            to_do="look into server/server.log in the hub's folder, and whether the disk is full",
+        ) from err
 
 
 async def _wait_for_servers(hub: HubFolder, server: Server | None) -> None:
