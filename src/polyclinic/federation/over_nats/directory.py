@@ -76,9 +76,10 @@ class Directory:
                     node_id,
                     self._path,
                 )
-            known = before.get(node_id) or KnownNode("", self._keys[node_id], self._datasets.get(node_id, []))
-            known.name = party["name"]
-            self.nodes[node_id] = known
+            name = self._names.get(node_id, party["name"])
+            self.nodes[node_id] = before.get(node_id) or KnownNode(
+                name, self._keys[node_id], self._datasets.get(node_id, [])
+            )
         self._write()
 
     def as_before(self) -> bool:
@@ -96,8 +97,9 @@ class Directory:
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             about = json.loads(data)
             known.busy = bool(about.get("busy"))
-            if known.datasets != about["datasets"]:
-                known.datasets = about["datasets"]
+            if (known.name, known.datasets) != (about["name"], about["datasets"]):
+                # What the node calls itself counts, and not what it was called when it was invited.
+                known.name, known.datasets = str(about["name"]), list(about["datasets"])
                 self._write()
         if known.away_since:
             log.warning("node %s is there again", known.name)
