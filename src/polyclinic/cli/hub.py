@@ -35,7 +35,6 @@ def start(
     name: Annotated[str | None, typer.Option(help="What people call the hub; default: this machine's name.")] = None,
     max_disk: Annotated[float | None, typer.Option(metavar="GB", help="For all that is stored; default 50.")] = None,
     websocket_port: Annotated[int | None, typer.Option(help="For parties behind a web proxy; default: none.")] = None,
-    leaf_port: Annotated[int | None, typer.Option(help="For leaf nodes; default: none.")] = None,
     own_server: Annotated[
         bool | None, typer.Option("--server/--no-server", help="Run the server too, or only the desk; default: both.")
     ] = None,
@@ -63,7 +62,6 @@ def start(
         "name": name,
         "max_disk_bytes": None if max_disk is None else int(max_disk * 1e9),
         "websocket_port": websocket_port,
-        "leaf_port": leaf_port,
         "own_server": own_server,
     }
     asyncio.run(run(folder, ready, **changes))

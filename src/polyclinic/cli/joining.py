@@ -11,7 +11,13 @@ from polyclinic.cli.at import At, place_of
 Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The line that the hub's operator sent you.")]
 
 
-def join_node(token: Token, at: At = None) -> None:
+Dial = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Reach the hub by this address, not by those in the token."),
+]
+
+
+def join_node(token: Token, dial: Dial = None, at: At = None) -> None:
     """Make this machine's node a member of a hub. Its key is made here, and never leaves.
 
     The node gets the name that is in the token. One of that name that is here already, with its datasets, is used.
@@ -25,7 +31,7 @@ def join_node(token: Token, at: At = None) -> None:
     from polyclinic.federation.over_nats.subjects import Role
     from polyclinic.node.node import DATABASE, Node
 
-    read = read_token(token, Role.NODE)
+    read = read_token(token, Role.NODE, dial=dial)
     place = place_of(at)
     folder = place / read.party_id
     require_same_hub(read, node_identity_folder(folder))
@@ -48,6 +54,7 @@ def use(
     hub: Annotated[
         str, typer.Argument(metavar="HUB", help="A join token; a hub you have joined; or local, for this machine.")
     ],
+    dial: Dial = None,
     at: At = None,
 ) -> None:
     """Say which nodes experiments find from now on: those of a hub, or those of this machine.
@@ -64,7 +71,7 @@ def use(
 
     place = place_of(at)
     if is_token(hub):
-        choose_hub(place, join_as_researcher(hub, place))
+        choose_hub(place, join_as_researcher(hub, place, dial=dial))
     else:
         choose_hub(place, None if hub == LOCAL else hub)
     identity = chosen_hub(place)

@@ -76,8 +76,6 @@ def _server(settings: Settings, index: int) -> dict[str, Any]:
         config |= {"log_file": "server.log", "logfile_size_limit": 10 << 20, "logfile_max_num": 5}
     if settings.websocket_port is not None:
         config["websocket"] = {"host": settings.bind, "port": settings.websocket_port, "tls": _tls()}
-    if settings.leaf_port is not None:
-        config["leafnodes"] = {"host": settings.bind, "port": settings.leaf_port, "tls": _tls(timeout=20)}
     return config
 
 

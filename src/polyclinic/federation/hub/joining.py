@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import nats
@@ -32,13 +33,19 @@ _CONNECT_SECONDS = 15.0
 _ANSWER_SECONDS = 60.0
 
 
-def read_token(text: str, role: Role) -> JoinToken:
+def read_token(text: str, role: Role, *, dial: str | None = None) -> JoinToken:
     """The token, if it is for such a party.
+
+    Args:
+        text: as it was pasted.
+        dial: ``host:port`` or a URL, to reach the hub by instead of the addresses in the token.
 
     Raises:
         JoinRefused: if it is no token, or one for the other role.
     """
     token = JoinToken.decode(text)
+    if dial is not None:
+        token = replace(token, urls=(dial if "://" in dial else f"tls://{dial}",))
     if token.role is not role:
         command = {Role.NODE: "polyclinic node join", Role.RESEARCHER: "polyclinic federation use"}[token.role]
         raise JoinRefused(f"this join token is for a {token.role}, {token.name!r}", to_do=f"use it with: {command}")
@@ -79,12 +86,13 @@ def join(token: JoinToken, folder: Path) -> Identity:
     return identity
 
 
-def join_as_researcher(text: str, place: Path) -> str:
+def join_as_researcher(text: str, place: Path, *, dial: str | None = None) -> str:
     """Joins as a researcher of this machine.
 
     Args:
         text: the join token.
         place: the folder of the nodes' folders, where identities are kept too.
+        dial: as for `read_token`.
 
     Returns:
         The hub's id, which names it on this machine.
@@ -93,7 +101,7 @@ def join_as_researcher(text: str, place: Path) -> str:
         JoinRefused: the hub does not take the token.
         FederationError: the hub cannot be reached, or another server is there.
     """
-    token = read_token(text, Role.RESEARCHER)
+    token = read_token(text, Role.RESEARCHER, dial=dial)
     hub_id = identifier(token.hub_name)
     known = known_hubs(place)
     if hub_id == LOCAL or (hub_id in known and Identity.load(known[hub_id]).ca != token.ca):
@@ -164,5 +172,5 @@ def _unreachable(token: JoinToken, problems: list[Exception]) -> FederationError
         )
     return FederationError(
         f"the hub cannot be reached at {', '.join(token.urls)} ({told})",
-        to_do="see whether this machine may open connections to there; a proxy may need a leaf node (docs/hub.md)",
+        to_do="see whether this machine may open connections to there; behind a proxy, see docs/hub.md",
     )

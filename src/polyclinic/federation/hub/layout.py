@@ -50,8 +50,7 @@ class Settings:
         max_disk_bytes: the most that requests, replies and payloads may take together.
         cluster: how many servers run as a cluster, one at each host; 1: no cluster.
         own_server: whether ``hub start`` runs the server itself.
-        websocket_port: where nodes or leaf nodes behind a web proxy may connect; None: nowhere.
-        leaf_port: where leaf nodes may connect; None: nowhere.
+        websocket_port: where parties behind a web proxy may connect; None: nowhere.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Settings:
     cluster: int = 1
     own_server: bool = True
     websocket_port: int | None = None
-    leaf_port: int | None = None
 
     def __post_init__(self) -> None:
         if not self.hosts or not all(self.hosts):

@@ -72,7 +72,7 @@ async def look(hub: HubFolder) -> Look:
 
 def _connection(found: dict[str, Any]) -> tuple[str, str]:
     since = datetime.fromisoformat(found["start"][:19] + "+00:00")
-    return found.get("nkey", ""), f"since {since:%Y-%m-%d %H:%M} from {found['ip']}"
+    return found.get("authorized_user", ""), f"since {since:%Y-%m-%d %H:%M} from {found['ip']}"
 
 
 def tables(hub: HubFolder, seen: Look) -> Iterator[str | Table]:
