@@ -76,26 +76,34 @@ def test_every_strategys_settings_are_taken_by_it(dataset):
         assert set(settings) <= set(known_settings(name)), name
         own = aggregator_settings(name, settings)
         made = make_aggregator("FedAverage" if name == FINE_TUNING else name, own)
-        assert not {"lr", "optimizer", "num_updates", "fine_tune"} & set(own)
+        assert not {"lr", "optimizer", "num_updates", "schedule", "fine_tune"} & set(own)
         assert {key: made.settings[key] for key in own if key != "head"} == {
             k: v for k, v in own.items() if k != "head"
         }
 
 
 def test_what_was_tuned_takes_the_place_of_defaults(monkeypatch):
-    found = {"FedProx": {"mu": 5.0, "lr": 0.03}, "Pooled": {"lr": 0.2, "optimizer": "adam"}}
+    found = {
+        "FedProx": {"mu": 5.0, "lr": 0.03},
+        "FedAverage": {"lr": 0.5, "optimizer": "momentum", "num_updates": 4},
+        "Pooled": {"lr": 0.2, "optimizer": "adam"},
+    }
     monkeypatch.setattr(module, "tuned", lambda dataset: found if dataset == "tiny" else {})
     settings = strategies(dataset_of(FLAT, 4))
-    assert settings["FedProx"] == {"mu": 5.0, "lr": 0.03, "optimizer": "sgd", "num_updates": 10}
-    assert settings["FedAverage"] == {"lr": 0.1, "optimizer": "sgd", "num_updates": 10}
-    assert baseline("tiny") == {"lr": 0.2, "optimizer": "adam"}
-    assert baseline("other") == {"lr": None, "optimizer": "own"}
+    average = {"lr": 0.5, "optimizer": "momentum", "num_updates": 4, "schedule": "constant"}
+    assert settings["FedAverage"] == average
+    assert settings["FedProx"] == average | {"mu": 5.0, "lr": 0.03}
+    # What was not tuned trains as FedAverage does, where the rule allows its optimizer.
+    assert settings["FedExP"] == average
+    assert settings["FedNova"] == {"lr": 0.1, "optimizer": "sgd", "num_updates": 10, "schedule": "constant"}
+    assert baseline("tiny") == {"lr": 0.2, "optimizer": "adam", "schedule": "constant"}
+    assert baseline("other") == {"lr": None, "optimizer": "own", "schedule": "constant"}
 
 
 def test_shipped_hyper_parameters_are_some_of_their_methods():
     for dataset in known_datasets():
         for method, settings in tuned(dataset).items():
-            known = {"lr", "optimizer"} if method == "Pooled" else set(known_settings(method))
+            known = {"lr", "optimizer", "schedule"} if method == "Pooled" else set(known_settings(method))
             assert set(settings) <= known, (dataset, method)
             assert settings.get("optimizer", "sgd") in OPTIMIZERS
             assert settings.get("lr", 1) is None or settings.get("lr", 1) > 0
@@ -103,6 +111,6 @@ def test_shipped_hyper_parameters_are_some_of_their_methods():
 
 
 def test_names_of_settings():
-    assert known_settings("FedProx") == ["lr", "optimizer", "num_updates", "mu", "weights"]
+    assert known_settings("FedProx") == ["lr", "optimizer", "num_updates", "schedule", "mu", "weights"]
     assert known_settings(FINE_TUNING)[-1] == "fine_tune"
     assert set(PERSONAL) <= {*AGGREGATORS, FINE_TUNING}

@@ -15,6 +15,7 @@ from polyclinic.benchmark.sound import SoundProtocol, Split, run_sound
 from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import ConfigError, DatasetError
 from polyclinic.federation.in_process import InProcessFederation
+from polyclinic.messages.training_args import TrainingArgs
 
 PROTOCOL = SoundProtocol()
 CENTERS = ("Ant", "Bee", "Cat")
@@ -276,3 +277,19 @@ def test_a_model_that_diverges(toy, points):
 def test_fixes_are_for_the_other_protocol(toy):
     with pytest.raises(ConfigError, match=r"--fix is for protocol flamby\n  What to do: leave it out"):
         PROTOCOL.configuration(FederatedDataset.load("toy"), ["tau"], None, None)
+
+
+def test_the_learning_rate_falls_over_the_rounds(toy, monkeypatch):
+    seen = []
+    plain = TrainingArgs.learning_rate
+
+    def spied(args, round_index):
+        seen.append((round_index, plain(args, round_index)))
+        return plain(args, round_index)
+
+    monkeypatch.setattr(TrainingArgs, "learning_rate", spied)
+    run_sound(cell("FedAverage", lr=0.5, rounds=4, schedule="cosine"), test=False)
+    rates = dict(seen)
+    assert rates[1] == 0.5
+    assert rates[3] == pytest.approx(0.25)
+    assert 0 < rates[4] < 0.25 < rates[2] < 0.5

@@ -133,10 +133,18 @@ class Drawer:
 def test_a_draw_is_a_point_of_the_space():
     drawer = Drawer()
     space = Space({"adam": (1e-4, 0.1)}, (2, 5), {"mu": (0.5, 1.0)}, (7, 8))
-    assert space.draw(drawer) == {"optimizer": "adam", "lr": 1e-4, "num_updates": 2, "mu": 0.5, "fine_tune": 7}
+    assert space.draw(drawer) == {
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "schedule": "constant",
+        "num_updates": 2,
+        "mu": 0.5,
+        "fine_tune": 7,
+    }
     assert drawer.asked == {
         "optimizer": ["adam"],
         "lr of adam": (1e-4, 0.1),
+        "schedule": ["constant", "cosine"],
         "num_updates": [2, 5],
         "mu": (0.5, 1.0),
         "fine_tune": [7, 8],
@@ -147,7 +155,7 @@ def test_a_draw_is_a_point_of_the_space():
 @pytest.mark.parametrize("method", ["Pooled", *sorted(AGGREGATORS), FINE_TUNING])
 def test_a_methods_space_has_its_own_hyper_parameters_alone(method, images):
     found = space_of(method, images=images).draw(Drawer())
-    known = {"lr", "optimizer"} if method == "Pooled" else set(SoundProtocol().known_settings(method))
+    known = {"lr", "optimizer", "schedule"} if method == "Pooled" else set(SoundProtocol().known_settings(method))
     assert set(found) <= known
     assert {"lr", "optimizer"} <= set(found)
     assert ("num_updates" in found) == (method != "Pooled")
@@ -227,4 +235,5 @@ def test_the_file_is_one_that_a_run_takes(toy, tmp_path):
     path = tmp_path / "tuned.json"
     write_tuned(path, "toy", {"FedProx": {"lr": 0.125, "mu": 0.5, "optimizer": "momentum", "num_updates": 2}})
     found = plan_cells(SoundProtocol(), "toy", Sweep(["FedProx"], [1], baselines=False, tuned=path))
-    assert found[0].settings == {"lr": 0.125, "mu": 0.5, "optimizer": "momentum", "num_updates": 2}
+    written = {"lr": 0.125, "mu": 0.5, "optimizer": "momentum", "num_updates": 2}
+    assert found[0].settings == written | {"schedule": "constant"}

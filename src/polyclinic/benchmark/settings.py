@@ -1,7 +1,8 @@
 """The strategies of protocol "polyclinic" and their hyper-parameters: defaults, and those that `tune` found.
 
-Local training has ``lr``, ``optimizer`` ("sgd", "momentum", "adam" or "own") and ``num_updates``; the rest are
-arguments of the aggregator. "FineTuning" is FedAverage whose model each node trains for ``fine_tune`` more batches.
+Local training has ``lr``, ``optimizer`` ("sgd", "momentum", "adam" or "own"), ``num_updates``, and ``schedule``:
+"constant", or "cosine" down to 0 over the rounds; the rest are arguments of the aggregator. "FineTuning" is FedAverage
+whose model each node trains for ``fine_tune`` more batches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from polyclinic.datasets.federated_dataset import FederatedDataset
 Settings = dict[str, Any]
 
 FINE_TUNING = "FineTuning"
-LOCAL_TRAINING: Settings = {"lr": 0.1, "optimizer": "sgd", "num_updates": 10}
+LOCAL_TRAINING: Settings = {"lr": 0.1, "optimizer": "sgd", "num_updates": 10, "schedule": "constant"}
+# These correct gradients of plain SGD, or count its steps.
+SGD_ONLY = ("Scaffold", "FedNova", "FedDyn")
 # What each node ends with is its own: judged on its own test data only.
 PERSONAL = (FINE_TUNING, "FedBN", "FedRep", "Ditto")
 
@@ -54,13 +57,20 @@ def strategies(dataset: FederatedDataset) -> dict[str, Settings]:
             own |= (
                 {"fraction": max(0.25, 1 / clients)} if name == "TrimmedMean" else {"num_hostile": (clients - 3) // 2}
             )
-        found[name] = LOCAL_TRAINING | own | tuned(dataset.name).get(name, {})
+        found[name] = _local_training(dataset.name, name) | own | tuned(dataset.name).get(name, {})
     return found
+
+
+def _local_training(dataset: str, strategy: str) -> Settings:
+    """What was tuned for FedAverage, where the strategy can use it; it begins a strategy's own search."""
+    found = LOCAL_TRAINING | tuned(dataset).get("FedAverage", {})
+    plain = found["optimizer"] == "sgd" or strategy not in SGD_ONLY
+    return {name: found[name] for name in LOCAL_TRAINING} if plain else dict(LOCAL_TRAINING)
 
 
 def baseline(dataset: str) -> Settings:
     """Of pooled and local training: what `tune` found, or the dataset's own optimizer and learning rate."""
-    return {"lr": None, "optimizer": "own"} | tuned(dataset).get("Pooled", {})
+    return {"lr": None, "optimizer": "own", "schedule": "constant"} | tuned(dataset).get("Pooled", {})
 
 
 def known_settings(strategy: str) -> list[str]:

@@ -6,7 +6,7 @@
 - BatchNorm statistics are averaged, and the one global model is judged on all test data; a personal model on its own
   center's.
 - At up to 20 points of a run the model is judged. The result is that of the point with the lowest validation loss; a
-  run ends when six points have not brought a lower one.
+  run ends when ten points have not brought a lower one.
 - Hyper-parameters are those that `polyclinic benchmark tune` found on validation data.
 """
 
@@ -44,7 +44,7 @@ from polyclinic.randomness import derive
 NAME = "polyclinic"
 VALIDATION = 0.2
 POINTS = 20
-PATIENCE = 6
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def run_sound(cell: Cell, *, test: bool) -> tuple[Outcome, Judged]:
             "lr": settings["lr"],
             # A client's steps go on from epoch to epoch in pooled training; federated rounds begin them anew.
             "optimizer_state": "kept" if is_baseline else "fresh",
+            "lr_schedule": {"kind": "cosine", "rounds": rounds} if settings["schedule"] == "cosine" else None,
             **how,
         },
         round_limit=rounds,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from polyclinic.benchmark.cells import ALL_DATA, Cell, Diverged
-from polyclinic.benchmark.settings import FINE_TUNING, LOCAL_TRAINING
+from polyclinic.benchmark.settings import FINE_TUNING, LOCAL_TRAINING, SGD_ONLY
 from polyclinic.benchmark.sound import run_sound
 from polyclinic.errors import ConfigError, PolyclinicError
 
@@ -39,8 +39,6 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "QFedAvg": {"q": (1e-2, 5.0)},
     "Ditto": {"lam": (1e-2, 10.0)},
 }
-# These correct gradients of plain SGD, or count its steps.
-_SGD_ONLY = ("Scaffold", "FedNova", "FedDyn")
 _LR = {"sgd": (1e-3, 3.0), "momentum": (1e-4, 0.5), "adam": (1e-4, 0.3)}
 _IMAGE_LR = {"sgd": (1e-3, 0.5), "momentum": (1e-4, 0.1), "adam": (1e-5, 1e-2)}
 _UPDATES = (2, 5, 10, 20, 50)
@@ -69,6 +67,7 @@ class Space:
         low, high = self.learning_rates[optimizer]
         # A name for each optimizer, since their ranges differ.
         found: Settings = {"optimizer": optimizer, "lr": trial.suggest_float(f"lr of {optimizer}", low, high, log=True)}
+        found["schedule"] = trial.suggest_categorical("schedule", ["constant", "cosine"])
         if self.num_updates:
             found["num_updates"] = trial.suggest_categorical("num_updates", list(self.num_updates))
         for name, (low, high) in self.ranges.items():
@@ -85,7 +84,7 @@ def space_of(method: str, *, images: bool) -> Space:
         images: for models on images: smaller learning rates, and longer rounds, of which there are fewer.
     """
     rates = _IMAGE_LR if images else _LR
-    if method in _SGD_ONLY:
+    if method in SGD_ONLY:
         rates = {"sgd": rates["sgd"]}
     updates = () if method == ALL_DATA else _IMAGE_UPDATES if images else _UPDATES
     return Space(rates, updates, RANGES.get(method, {}), (5, 20, 50) if method == FINE_TUNING else ())
