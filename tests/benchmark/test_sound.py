@@ -288,8 +288,8 @@ def test_the_learning_rate_falls_over_the_rounds(toy, monkeypatch):
         return plain(args, round_index)
 
     monkeypatch.setattr(TrainingArgs, "learning_rate", spied)
-    run_sound(cell("FedAverage", lr=0.5, rounds=4, schedule="cosine"), test=False)
+    run_sound(cell("FedAverage", lr=0.01, rounds=4, schedule="cosine"), test=False)
     rates = dict(seen)
-    assert rates[1] == 0.5
-    assert rates[3] == pytest.approx(0.25)
-    assert 0 < rates[4] < 0.25 < rates[2] < 0.5
+    assert rates[1] == 0.01
+    assert rates[3] == pytest.approx(0.005)
+    assert 0 < rates[4] < 0.005 < rates[2] < 0.01
