@@ -90,7 +90,7 @@ def invite(
     from polyclinic.federation.over_nats.subjects import Role
 
     if role not in list(Role):
-        raise ConfigError(f"{role!r} cannot be invited", to_do=nearest(role, list(Role)))
+        raise ConfigError(f"{role!r} cannot be invited", to_do=nearest(role, map(str, Role)))
     folder = _folder(at)
     token = Parties(folder).invite(Role(role), name, duration(valid_for))
     known = asyncio.run(refresh(folder))
