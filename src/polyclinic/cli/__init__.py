@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.cli import benchmark, dataset, demo, federation, hub, joining, node
+from polyclinic.cli import benchmark, dataset, demo, federation, hub, joining, node, try_federation
 
 app = typer.Typer(
     name="polyclinic",
@@ -24,6 +24,7 @@ app = typer.Typer(
 then, in Python: `Experiment(MyPlan, tags=["fed_heart_disease"], …).run()`""",
 )
 app.command()(demo.demo)
+app.command("try-federation")(try_federation.try_federation)
 app.add_typer(federation.app, name="federation")
 app.add_typer(node.app, name="node")
 federation.app.command()(joining.use)
