@@ -1,0 +1,70 @@
+"""The gate of a node: only what a trusted researcher signed for it comes in."""
+
+import asyncio
+import hashlib
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from polyclinic.errors import MessageError, NotTrusted
+from polyclinic.federation.over_nats.gate import Gate, id_in
+from polyclinic.federation.over_nats.identity import KeyPair
+from polyclinic.federation.over_nats.signing import Envelope, content_digest, seal
+from polyclinic.federation.over_nats.trust import Trust
+from polyclinic.messages import codec
+from polyclinic.messages.replies import SearchReply
+from polyclinic.messages.requests import SearchRequest
+
+ADA, EVE = KeyPair.generate(), KeyPair.generate()
+REQUEST = SearchRequest(request_id="r", tags=("heart",))
+
+
+def frame(message=REQUEST, keys=ADA, inline=b"", **changes):
+    body = b"".join(codec.encode(message))
+    digest = content_digest(body, hashlib.sha256(inline).hexdigest())
+    fields = {"kind": "request", "id": "f", "sender": "ada", "recipient": "guys", "time": time.time()}
+    fields |= {"request_id": "r", "digest": digest, "tensors": len(inline)}
+    return seal(Envelope(**fields | changes), body + inline, keys)
+
+
+def come(tmp_path, data, subject="req.guys.ada.r"):
+    Trust().plus("ada", ADA.public_key).save(tmp_path)
+    link = SimpleNamespace(identity=SimpleNamespace(party_id="guys"))
+    return asyncio.run(Gate(tmp_path, link).request(SimpleNamespace(subject=subject, data=data)))
+
+
+def test_a_signed_request_comes_in_with_its_tensors(tmp_path):
+    envelope, request, inline = come(tmp_path, frame(inline=b"tensors"))
+    assert (envelope.id, request, inline) == ("f", REQUEST, b"tensors")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (frame(keys=EVE), "not signed by ada"),
+        (frame(recipient="toms"), "for toms came to guys"),
+        (frame(sender="eve"), "of eve came as a request of ada"),
+        (frame(kind="stop"), "a stop of ada came"),
+        (frame(digest="0" * 64), "content is not what"),
+        (frame(tensors=10**6), "tensors are not where"),
+        (frame(request_id="other"), "came as request other"),
+        (frame(SearchReply(request_id="r", node_id="n", node_name="n", datasets=())), "a search-reply/1 came"),
+        (b"x" * 100_000, "does not fit"),
+        (frame()[:-3], "not signed by ada"),
+    ],
+)
+def test_whatever_is_forged_or_damaged_is_refused(tmp_path, data, what):
+    with pytest.raises(MessageError, match=what):
+        come(tmp_path, data)
+
+
+def test_a_researcher_who_is_not_trusted_is_told_what_to_do(tmp_path):
+    with pytest.raises(NotTrusted, match="does not trust researcher eve") as caught:
+        come(tmp_path, frame(sender="eve", keys=EVE), "req.guys.eve.r")
+    assert "polyclinic node trust" in caught.value.to_do
+
+
+def test_the_id_of_a_refused_frame_is_found_where_there_is_one():
+    assert id_in(frame()) == "f"
+    assert [id_in(data) for data in (b"", b"x" * 200, bytes(64) + b"\x02\x00\x00\x00[]")] == ["", "", ""]
