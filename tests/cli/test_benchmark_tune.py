@@ -43,7 +43,7 @@ def test_what_is_found_is_told_written_and_taken_by_a_run(tmp_path):
         f"Next: polyclinic benchmark run {HEART} --tuned new/found.json",
     ]
     found = json.loads((tmp_path / "new" / "found.json").read_text(encoding="utf-8"))[HEART]["FedAverage"]
-    assert set(found) == {"lr", "optimizer", "num_updates"}
+    assert set(found) == {"lr", "optimizer", "num_updates", "schedule"}
     assert "FedAverage: validation loss 0." in result.stderr
     assert f"lr={found['lr']}" in result.stderr
     options = ["--strategies", "FedAvg", "--seeds", "1", "--no-baselines", "--rounds", "1", "--tuned", "new/found.json"]

@@ -48,7 +48,7 @@ def test_the_hooks_are_all_there_are():
 
 def test_all_observers_are_walked():
     assert {Observer, ProgressBar, EarlyStopping, Checkpoint, TensorBoard} <= set(OURS)
-    own = {cls for cls in Observer.__subclasses__() if cls.__module__.startswith("polyclinic.")}
+    own = {cls for cls in Observer.__subclasses__() if cls.__module__.startswith("polyclinic.experiment.")}
     assert own < set(OURS)
 
 

@@ -29,6 +29,12 @@ from polyclinic.federation.over_nats.status import NodeStatus
 from polyclinic.federation.places import create_nodes
 from polyclinic.federation.try_out import TryOut
 
+# Real processes that are killed and frozen: with other tests beside them on two cores, some come too late. See the page
+# of the real federation.
+pytestmark = pytest.mark.skipif(
+    "POLYCLINIC_TEST_HOSPITALS" not in os.environ, reason="needs a quiet machine; set POLYCLINIC_TEST_HOSPITALS=1"
+)
+
 NODES = ("cleveland", "hungary")
 NAMES = ("Cleveland", "Hungary")
 ROUNDS = 3
