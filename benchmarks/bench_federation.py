@@ -9,7 +9,6 @@ memory of a node at rest.
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
