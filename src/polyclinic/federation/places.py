@@ -45,8 +45,8 @@ def local_federation(place: Path | None = None) -> InProcessFederation:
 
 
 def default_federation() -> Federation:
-    """Where experiments look for nodes if they are not told: at the hub of ``polyclinic federation use``, if one is chosen,
-    or else at this machine. One object a hub or place.
+    """Where experiments look for nodes if they are not told: at the hub of ``polyclinic federation use``,
+    if one is chosen, or else at this machine. One object a hub or place.
 
     Raises:
         FederationError: there are no nodes on this machine, or the hub's identity cannot be read.
