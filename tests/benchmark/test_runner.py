@@ -119,7 +119,15 @@ def test_tuned_hyper_parameters_of_a_file(tmp_path):
     plain = settings_of(plan(protocol=SOUND, strategies=["FedAverage", "FedProx"], seeds=(1,)))
     assert settings["FedAverage"] == plain["FedAverage"] | {"lr": 0.7}
     assert settings["FedProx"] == plain["FedProx"]
-    assert settings["Pooled"] == settings["Local Hungary"] == {"lr": 0.3, "optimizer": "adam"}
+    assert (
+        settings["Pooled"]
+        == settings["Local Hungary"]
+        == {
+            "lr": 0.3,
+            "optimizer": "adam",
+            "schedule": "constant",
+        }
+    )
     changed = plan(protocol=SOUND, strategies=["FedAverage"], seeds=(1,), tuned=path, settings={"lr": 0.5})
     assert settings_of(changed)["FedAverage"]["lr"] == 0.5  # said at the command line
 
