@@ -126,6 +126,19 @@ def test_an_answer_that_was_lost_is_asked_for_again(hub, tmp_path, monkeypatch):
     assert asyncio.run(can_connect(join(token, tmp_path)))
 
 
+def test_a_hub_that_fails_after_it_took_the_key_lets_the_same_key_finish(hub, tmp_path, monkeypatch):
+    """An answer that is no refusal must not throw the key away: the hub knows it by then."""
+    token = hub.invite("node", "Half Way")
+    require_taken = joining._require_taken
+    failure = {"error": "no server answers", "to_do": "", "code": "hub"}
+    monkeypatch.setattr(joining, "_require_taken", lambda token, _: require_taken(token, failure))
+    with pytest.raises(FederationError, match=r"could not finish: no server answers\n.*same token") as caught:
+        join(token, tmp_path)
+    assert not isinstance(caught.value, JoinRefused)
+    monkeypatch.undo()
+    assert asyncio.run(can_connect(join(token, tmp_path)))
+
+
 @pytest.mark.parametrize("key", ["", "U" * 56, "no key", None, "SU" + "A" * 56], ids=range(5))
 def test_a_key_that_is_none_does_not_spend_the_token(hub, tmp_path, key):
     token = hub.invite("node", "Clumsy")

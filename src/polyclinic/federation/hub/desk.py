@@ -17,8 +17,9 @@ verb          by          question                                answer
 ``withdraw``  researcher  ``requests``: ids that no node need do  nothing
 ============  ==========  ======================================  =============================================
 
-An answer with ``error`` says what was wrong with the question. Who asks is known by the subject, which the server
-guards. The desk is a helper: while it is away, requests and replies flow; only joining and cleaning up wait.
+An answer with ``error`` says what was wrong, and with ``code`` of which of our errors it is. Who asks is known by the
+subject, which the server guards. The desk is a helper: while it is away, requests and replies flow; only joining and
+cleaning up wait.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Desk:
         await self._client.subscribe(f"{subjects.join('x')[:-1]}*", cb=self._in_background(self._on_join))
         await self._client.subscribe("desk.*.*", cb=self._in_background(self._on_question))
         await self._client.subscribe(subjects.REFRESH, cb=self._in_background(self._on_refresh))
+        # Whoever is told that the hub runs must find the desk listening.
+        await self._client.flush(20)
         self._start(self._keep_clean())
 
     async def close(self) -> None:
@@ -142,7 +145,7 @@ class Desk:
             await handle(message)
         except PolyclinicError as err:
             log.warning("%s: refused: %s", message.subject, err.what)
-            await self._respond(message, {"error": err.what, "to_do": err.to_do})
+            await self._respond(message, {"error": err.what, "to_do": err.to_do, "code": err.code})
         except Exception:
             # One bad message must not end the service for the others.
             log.exception("%s: failed", message.subject)

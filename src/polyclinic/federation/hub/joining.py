@@ -8,12 +8,13 @@ import ssl
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import nats
 import nats.errors
 
 from polyclinic.errors import FederationError, JoinRefused
 from polyclinic.federation.hub.certificates import fingerprint
+from polyclinic.federation.hub.one_connection import connect_once
 from polyclinic.federation.hub.tokens import JoinToken
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.identity import (
@@ -29,7 +30,7 @@ from polyclinic.federation.over_nats.identity import (
 from polyclinic.federation.over_nats.subjects import Role
 from polyclinic.node.registry import identifier
 
-_CONNECT_SECONDS = 15.0
+_CONNECT_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
 
 
@@ -122,25 +123,14 @@ def require_same_hub(token: JoinToken, folder: Path) -> None:
 
 async def _hand_in(token: JoinToken, public_key: str) -> None:
     problems: list[Exception] = []
-
-    async def note(err: Exception) -> None:
-        problems.append(err)
-
     options = connection_options(
         token.urls, token.ca, token.keys, inbox=subjects.joining_inbox(token.token_id), name=f"joining {token.party_id}"
     )
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            client = await nats.connect(
-                **options,
-                allow_reconnect=False,
-                connect_timeout=5,
-                reconnect_time_wait=0.1,
-                max_reconnect_attempts=1,
-                error_cb=note,
-            )
+            client = await connect_once(options, problems)
     except (OSError, nats.errors.Error, TimeoutError) as err:
-        raise _unreachable(token, [*problems, err]) from err
+        raise _unreachable(token, problems or [err]) from err
     try:
         question = json.dumps({"key": public_key}).encode()
         answer = json.loads(
@@ -154,8 +144,19 @@ async def _hand_in(token: JoinToken, public_key: str) -> None:
     finally:
         with suppress(OSError, nats.errors.Error):
             await client.close()
-    if "error" in answer:
+    _require_taken(token, answer)
+
+
+def _require_taken(token: JoinToken, answer: dict[str, Any]) -> None:
+    if "error" not in answer:
+        return
+    if answer.get("code") == JoinRefused.code:
         raise JoinRefused(str(answer["error"]), to_do=str(answer.get("to_do", "")))
+    # The hub may have taken the key before it failed, so this key must come again, and no other.
+    raise FederationError(
+        f"the hub {token.hub_name!r} could not finish: {answer['error']}",
+        to_do="repeat this command with the same token; if it stays so, ask the hub's operator",
+    )
 
 
 def _unreachable(token: JoinToken, problems: list[Exception]) -> FederationError:

@@ -23,8 +23,10 @@ from polyclinic.federation.over_nats.identity import connection_options
 
 log = logging.getLogger("polyclinic.hub")
 
-_FIND_SECONDS = 2.0
+_FIND_SECONDS = 2.0  # for the servers of a cluster, of which one may be away
+_FIRST_SECONDS = 20.0  # for the first to answer
 _RELOAD_SECONDS = 20.0
+_GATHER_SECONDS = 0.1
 
 
 class Reloader:
@@ -62,6 +64,8 @@ class Reloader:
 
     async def _take_turn(self) -> None:
         async with self._lock:
+            # Those that come at almost the same moment share this turn: a reload cuts connections that are being made.
+            await asyncio.sleep(_GATHER_SECONDS)
             # From here on, what others have changed may not be seen any more: they wait for the next turn.
             self._next = None
             await asyncio.to_thread(write_server_configs, self._hub, self._parties)
@@ -91,15 +95,16 @@ async def system_connection(hub: HubFolder) -> Client:
 async def ask_all(
     client: Client, what: str, question: dict[str, Any] | None = None, *, expected: int = 1
 ) -> list[dict[str, Any]]:
-    """What each server says to a question of the system account, of as many as expected, or those within 2 s."""
+    """What each server says to a question of the system account, of as many as expected, or those that do in time."""
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)
     answers: list[dict[str, Any]] = []
     try:
         await client.publish(f"$SYS.REQ.SERVER.{what}", json.dumps(question or {}).encode(), reply=inbox)
-        async with asyncio.timeout(_FIND_SECONDS):
+        async with asyncio.timeout(_FIRST_SECONDS) as patience:
             while len(answers) < expected:
                 answers.append(json.loads((await subscription.next_msg(timeout=None)).data))
+                patience.reschedule(asyncio.get_running_loop().time() + _FIND_SECONDS)
     except TimeoutError:
         pass
     finally:

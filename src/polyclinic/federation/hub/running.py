@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import nats
 import nats.errors
 from filelock import FileLock, Timeout
 from nats.aio.client import Client
@@ -23,6 +22,7 @@ from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.config import write_server_configs
 from polyclinic.federation.hub.desk import Desk
 from polyclinic.federation.hub.layout import HubFolder, Settings
+from polyclinic.federation.hub.one_connection import connect_once
 from polyclinic.federation.hub.parties import Parties
 from polyclinic.federation.hub.server import Server
 from polyclinic.federation.over_nats import subjects
@@ -31,6 +31,7 @@ from polyclinic.federation.over_nats.identity import connection_options
 log = logging.getLogger("polyclinic.hub")
 
 _START_SECONDS = 60.0
+_PROBE_SECONDS = 5.0
 _ASK_SECONDS = 30.0
 _STOP_SECONDS = 60.0
 
@@ -133,7 +134,8 @@ async def _wait_for_servers(hub: HubFolder, server: Server | None) -> None:
             server.require_alive()
         try:
             # A port that answers is not enough: it may belong to another program.
-            probe = await admin_connection(hub)
+            async with asyncio.timeout(_PROBE_SECONDS):
+                probe = await admin_connection(hub)
             await probe.jetstream().account_info()
             await probe.close()
         except (OSError, nats.errors.Error, TimeoutError) as err:
@@ -147,14 +149,8 @@ async def _wait_for_servers(hub: HubFolder, server: Server | None) -> None:
 
 async def admin_connection(hub: HubFolder) -> Client:
     """A connection with all rights, which does not come back when it breaks."""
-
-    async def quiet(_: Exception) -> None:
-        pass
-
     options = connection_options(hub.settings().local_urls, hub.ca, hub.admin, inbox="_INBOX.operator", name="operator")
-    return await nats.connect(
-        **options, allow_reconnect=False, reconnect_time_wait=0.1, max_reconnect_attempts=1, error_cb=quiet
-    )
+    return await connect_once(options)
 
 
 def configure(hub: HubFolder, **changes: Any) -> None:
