@@ -154,7 +154,7 @@ def test_the_progress_bar_survives_failures_and_shows_them_as_they_are(make, fai
     assert "ended by an error" in capsys.readouterr().err
     for thread in set(threading.enumerate()) - threads:
         thread.join(timeout=5)  # rich tells its thread to end, and does not wait for it
-    assert set(threading.enumerate()) == threads  # none is left drawing
+    assert set(threading.enumerate()) <= threads  # none is left drawing
 
 
 @pytest.fixture(autouse=True)
