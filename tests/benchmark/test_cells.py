@@ -77,6 +77,7 @@ def test_rows_of_a_cell_that_diverged(ends):
         (3, "", True, "diverged"),
     ]
     assert {row.detail for row in rows} == {"the loss is nan"}
+    assert {row.metric for row in rows} == {"accuracy"}
     assert math.isnan(rows[-1].value)
 
 

@@ -203,6 +203,7 @@ def test_the_licence_is_shown_and_must_be_accepted():
     with pytest.raises(ConfigError, match=r"CC BY-SA 3\.0") as caught:
         require_license(CARD, accepted=False)
     assert CARD.license_url in str(caught.value)
+    assert "comes under this licence too" in str(caught.value)
     assert "--accept-license" in str(caught.value)
     require_license(CARD, accepted=True)
 

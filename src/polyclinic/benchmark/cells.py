@@ -105,7 +105,9 @@ def with_mean(figures: Sequence[Measured]) -> list[Measured]:
 
 def run_cell(cell: Cell) -> list[ResultRow]:
     """Runs a cell. What goes wrong is a row too, with the status "diverged" or "failed"."""
+    from polyclinic.benchmark.clients import metric_of
     from polyclinic.benchmark.protocols import PROTOCOLS
+    from polyclinic.datasets.federated_dataset import FederatedDataset
 
     reset_peak_memory()
     began = time.perf_counter()
@@ -114,7 +116,8 @@ def run_cell(cell: Cell) -> list[ResultRow]:
         outcome = PROTOCOLS[cell.protocol].run(cell)
     except Diverged as err:
         detail = " ".join(str(err).split())
-        outcome = Outcome("", list(err.figures), status="diverged", detail=detail, round=err.round)
+        metric = metric_of(FederatedDataset.load(cell.dataset)).name
+        outcome = Outcome(metric, list(err.figures), status="diverged", detail=detail, round=err.round)
     except PolyclinicError as err:
         outcome.status, outcome.detail = "failed", " ".join(f"{err.what}. {err.to_do}".split())
     if outcome.status == "done" and any(math.isnan(f.value) for f in outcome.figures if f.test == POOLED and f.final):

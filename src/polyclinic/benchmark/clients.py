@@ -43,6 +43,11 @@ class Score:
     num_samples: int
 
 
+def metric_of(dataset: FederatedDataset) -> Metric:
+    """What a dataset's models are judged by."""
+    return dataset.mergeable_metric or CustomMetric("metric", dataset.metric)
+
+
 class Clients:
     """The centers of a dataset.
 
@@ -65,8 +70,7 @@ class Clients:
             model = self.dataset.baseline()
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.has_buffers = any(True for _ in model.buffers())
-        metric = self.dataset.mergeable_metric
-        self.metric: Metric = metric or CustomMetric("metric", self.dataset.metric)
+        self.metric = metric_of(self.dataset)
 
     def part(self, center: int, *, train: bool) -> Part:
         """A center's training or test data, read when first asked for."""

@@ -86,7 +86,7 @@ class FlambyProtocol:
         "validation, the model of client 0 judged; faults of the original are kept unless mended by --fix"
     )
 
-    def strategies(self, dataset: str) -> dict[str, dict[str, Any]]:
+    def strategies(self, dataset: str, fixes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """The published strategies with their hyper-parameters.
 
         Raises:
@@ -97,7 +97,7 @@ class FlambyProtocol:
                 f"FLamby published no hyper-parameters for {dataset}",
                 to_do=f"{nearest(dataset, FLAMBY)}; or use --protocol polyclinic",
             )
-        return FLAMBY[dataset]
+        return {strategy: _mended(settings, fixes) for strategy, settings in FLAMBY[dataset].items()}
 
     def baseline(self, dataset: str) -> dict[str, Any]:
         """None: the dataset's own optimizer and learning rate."""
@@ -207,6 +207,10 @@ def _parts(cell: Cell, clients: Clients) -> dict[str, Any]:
     return parts
 
 
+def _mended(settings: dict[str, Any], fixes: Sequence[str]) -> dict[str, Any]:
+    return settings | {"tau": 1e-8} if "tau" in fixes and "tau" in settings else settings
+
+
 def _aggregator(cell: Cell, fixes: Sequence[str]) -> Aggregator | None:
     if cell.method == ALL_DATA or cell.method.startswith(LOCAL):
         return None
@@ -214,8 +218,6 @@ def _aggregator(cell: Cell, fixes: Sequence[str]) -> Aggregator | None:
     if cell.method == "Cyclic":
         kind = Cyclic if "cyclic" in fixes else CyclicWithoutTransfer
         return kind(order=settings.get("order", "shuffled"), seed=cell.seed)
-    if "tau" in fixes and "tau" in settings:
-        settings["tau"] = 1e-8
     return make_aggregator(cell.method, settings)
 
 

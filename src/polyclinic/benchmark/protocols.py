@@ -24,7 +24,7 @@ class Protocol(Interface):
     def options(self, fixes: Sequence[str]) -> dict[str, Any]:
         """The options of the dataset's class."""
 
-    def strategies(self, dataset: str) -> dict[str, Settings]:
+    def strategies(self, dataset: str, fixes: Sequence[str] = ()) -> dict[str, Settings]:
         """The strategies, each with its hyper-parameters for this dataset; ConfigError if it has none."""
 
     def baseline(self, dataset: str) -> Settings:

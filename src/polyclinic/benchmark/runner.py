@@ -62,7 +62,7 @@ def plan_cells(protocol: Protocol, name: str, sweep: Sweep, data_path: Path | No
     """
     dataset = FederatedDataset.load(name)
     path = dataset.ensure_prepared(data_path, **protocol.options(sweep.fixes))
-    known = protocol.strategies(name)
+    known = protocol.strategies(name, sweep.fixes)
     chosen = list(known) if sweep.strategies is None else [_known_strategy(s, known) for s in sweep.strategies]
     methods: dict[str, Mapping[str, Any]] = {}
     if sweep.baselines:

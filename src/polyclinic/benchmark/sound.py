@@ -71,8 +71,9 @@ class SoundProtocol:
         del fixes
         return {}
 
-    def strategies(self, dataset: str) -> dict[str, dict[str, Any]]:
+    def strategies(self, dataset: str, fixes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """All that fit the dataset's model and number of clients."""
+        del fixes
         return strategies(FederatedDataset.load(dataset))
 
     def baseline(self, dataset: str) -> dict[str, Any]:
@@ -225,9 +226,8 @@ def _judge(
     losses: list[tuple[float, int]] = []
     validation: list[Rows] = []
     tests: list[Rows] = []
-    plan = nodes[0].judged(request).plan
     for number in range(len(names)):
-        if cell.method in PERSONAL:
+        if number == 0 or cell.method in PERSONAL:
             plan = nodes[number].judged(request).plan
         if own is None or own == number:
             losses.append(clients.loss(plan, split.validation[number], seed=cell.seed))

@@ -67,6 +67,7 @@ def info(name: Name) -> None:
     import torch
 
     from polyclinic.datasets.federated_dataset import FederatedDataset
+    from polyclinic.datasets.licenses import terms
 
     dataset = FederatedDataset.load(name)
     console = Console()
@@ -77,6 +78,7 @@ def info(name: Name) -> None:
             ("title", card.title),
             ("task", card.task),
             ("licence", f"{card.license}, {card.license_url}"),
+            ("in short", terms(card.license)),
             ("cite", card.citation),
             ("source", card.source_url),
             ("download", card.download_size),

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from polyclinic.datasets.disk_room import require_room
 from polyclinic.datasets.federated_dataset import Card
+from polyclinic.datasets.licenses import terms
 from polyclinic.errors import ConfigError, DownloadError
 
 _BLOCK = 1 << 18  # bytes read at a time
@@ -57,7 +58,8 @@ def require_license(card: Card, accepted: bool) -> None:
     """
     if not accepted:
         raise ConfigError(
-            f"{card.title} is under this licence: {card.license}\n  {card.license_url}\n  Cite: {card.citation}",
+            f"{card.title} is under this licence: {card.license}\n  In short: {terms(card.license)}.\n"
+            f"  The licence: {card.license_url}\n  Cite: {card.citation}",
             to_do="read it; if you accept it, repeat with --accept-license (in Python: accept_license=True)",
         )
 
