@@ -83,9 +83,10 @@ class NatsFederation(Federation):
         self._note_round(requests, sending, correspondence, loop)
         cancelled = threading.Event()
         self._cancelled[id(sending)] = (sending.experiment_id, cancelled)
+        waiting = set(sending.asked)
         delivering = loop.start(correspondence.deliver(sending))
         try:
-            yield from self._replies(requests, deadline, sending, cancelled, (loop, correspondence))
+            yield from self._replies(requests, deadline, sending, waiting, cancelled, (loop, correspondence))
         finally:
             del self._cancelled[id(sending)]
             delivering.cancel()
@@ -100,19 +101,19 @@ class NatsFederation(Federation):
         requests: Mapping[str, Request],
         deadline: float | None,
         sending: Sending,
+        waiting: set[str],
         cancelled: threading.Event,
         at_hub: tuple[LoopThread, Correspondence],
     ) -> Iterator[Reply]:
         began, told = time.monotonic(), 0.0
-        while True:
+        while waiting:
             with suppress(queue.Empty):
                 arrived = sending.arrived.get(timeout=_LOOK_SECONDS)
                 if isinstance(arrived, BaseException):
                     raise arrived
+                waiting.discard(arrived.node_id)
                 yield arrived
                 continue
-            if not sending.asked and sending.arrived.empty():
-                return
             now = time.monotonic()
             if cancelled.is_set() and not told:
                 told = now
@@ -127,6 +128,7 @@ class NatsFederation(Federation):
                 else:
                     instead = self._given_up(node_id, request, began)
                 if instead is not None and at_hub[0].run(_give_up(sending, node_id)):
+                    waiting.discard(node_id)
                     yield instead
 
     def _given_up(self, node_id: str, request: Request, began: float) -> Reply | None:
