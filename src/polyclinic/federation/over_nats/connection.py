@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -35,6 +36,10 @@ _PULL_SECONDS = 20.0
 # Of what is not yet sent while the connection is away; a few chunks.
 _PENDING_BYTES = 32 << 20
 _PING_SECONDS = 5
+# A reload of the server's users cuts connections that are being made with the same words as for a wrong key.
+_REFUSALS = 8
+_RETRY_SECONDS = 0.5
+_FORBIDDEN = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
 class Link:
@@ -46,10 +51,17 @@ class Link:
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._refused = ""
+        self._refusals = 0  # of the key, one after the other
+        self._shut_out: FederationError | None = None
+        self._opened = False
+        self._closing = False
+        self._heard: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
+        self._asking: dict[str, set[asyncio.Future[Any]]] = {}  # by subject, as the server's errors write it
+        self._background: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
-        return self._up.is_set()
+        return self._up.is_set() and self._shut_out is None
 
     async def open(self, seconds: float = CONNECT_SECONDS) -> None:
         """Connects; from then on the connection is made again whenever it breaks.
@@ -57,18 +69,21 @@ class Link:
         Raises:
             FederationError: the hub is not there, is not the one whose certificate is pinned, or refuses the key.
         """
+        self._closing = False
+        self._client = Client()
         try:
             await asyncio.wait_for(self._client.connect(**self._options()), seconds)
         except (OSError, nats.errors.Error, TimeoutError) as err:
             await self.close()
             raise self._unreachable(err) from None
+        self._opened = True
         self._set_up()
 
     def _options(self) -> dict[str, Any]:
         return self.identity.connection_options() | {
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.5,
+            "reconnect_time_wait": _RETRY_SECONDS,
             "connect_timeout": 5,
             "ping_interval": _PING_SECONDS,
             "max_outstanding_pings": 3,
@@ -76,6 +91,7 @@ class Link:
             "error_cb": self._on_error,
             "disconnected_cb": self._on_down,
             "reconnected_cb": self._on_up,
+            "closed_cb": self._on_closed,
         }
 
     def _unreachable(self, err: BaseException) -> FederationError:
@@ -91,8 +107,33 @@ class Link:
     async def _on_error(self, err: Exception) -> None:
         self._refused = str(err) or type(err).__name__
         log.debug("%s: connection: %s", self.identity.party_id, self._refused)
+        if forbidden := _FORBIDDEN.search(self._refused):
+            self._forbid(*forbidden.groups())
+        elif "authorization" in self._refused.casefold():
+            self._refusals += 1
+            if self._opened and self._refusals == _REFUSALS:
+                self._shut_out = self._unreachable(err)
+                log.error("%s: %s", self.identity.party_id, self._shut_out)
+                # Whoever waits for the connection wakes up, and sees.
+                self._up.set()
+                self._background = asyncio.ensure_future(self.close())
+
+    def _forbid(self, what: str, subject: str) -> None:
+        """The server does not let this party do this; asking again would not help."""
+        log.error("%s: the hub forbids the %s to %s", self.identity.party_id, what.lower(), subject)
+        for answer in self._asking.get(subject.casefold(), set()):
+            if not answer.done():
+                answer.set_exception(
+                    FederationError(
+                        f"the hub does not let {self.identity.role} {self.identity.party_id} use {subject}",
+                        to_do="a party may only speak for itself; if it does, ask the hub's operator whether the hub "
+                        "has the same version of Polyclinic",
+                    )
+                )
 
     async def _on_down(self) -> None:
+        if self._shut_out is not None:
+            return
         if self._up.is_set():
             log.warning("%s: the connection to the hub is lost; trying again", self.identity.party_id)
         self._up.clear()
@@ -103,11 +144,35 @@ class Link:
         self._set_up()
 
     def _set_up(self) -> None:
+        self._refusals = 0
         self._down.clear()
         self._up.set()
 
+    async def _on_closed(self) -> None:
+        if not self._closing and (self._background is None or self._background.done()):
+            self._background = asyncio.ensure_future(self._reopen())
+
+    async def _reopen(self) -> None:
+        """The library gives a connection up at whatever error the server tells; most of them pass."""
+        await self._on_down()
+        while not self._closing:
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._client = Client()
+            try:
+                await asyncio.wait_for(self._client.connect(**self._options()), CONNECT_SECONDS)
+                for subject, heard in self._heard:
+                    await self._client.subscribe(subject, cb=heard)
+            except (OSError, nats.errors.Error, TimeoutError):
+                with suppress(Exception):
+                    await asyncio.wait_for(self._client.close(), 2)
+            else:
+                await self._on_up()
+                return
+
     async def close(self) -> None:
-        self._up.clear()
+        self._closing = True
+        if self._shut_out is None:
+            self._up.clear()
         with suppress(Exception):
             await asyncio.wait_for(self._client.close(), 2)
 
@@ -146,22 +211,42 @@ class Link:
             await asyncio.sleep(0.5)
 
     async def ask(self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None) -> Msg:
-        """Sends again and again until there is an answer."""
-        while True:
-            await self._up.wait()
-            with suppress(nats.errors.Error, TimeoutError):
-                answer = asyncio.ensure_future(
-                    self._client.request(subject, data, timeout=ANSWER_SECONDS, headers=headers)
-                )
-                if await self._unless_down(answer):
-                    return answer.result()
-            await asyncio.sleep(0.2)
+        """Sends again and again until there is an answer.
 
-    async def _unless_down(self, answer: asyncio.Future[Any]) -> bool:
-        """Whether the answer came before the connection broke."""
+        Raises:
+            FederationError: the hub forbids it, or has shut this party out.
+        """
+        forbidden: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        asking = self._asking.setdefault(subject.casefold(), set())
+        asking.add(forbidden)
+        try:
+            while True:
+                await self._until_up()
+                with suppress(nats.errors.Error, TimeoutError):
+                    answer = asyncio.ensure_future(
+                        self._client.request(subject, data, timeout=ANSWER_SECONDS, headers=headers)
+                    )
+                    if await self._unless_down(answer, forbidden):
+                        return answer.result()
+                await asyncio.sleep(0.2)
+        finally:
+            forbidden.cancel()
+            asking.discard(forbidden)
+            if not asking:
+                self._asking.pop(subject.casefold(), None)
+
+    async def _until_up(self) -> None:
+        await self._up.wait()
+        if self._shut_out is not None:
+            raise self._shut_out
+
+    async def _unless_down(self, answer: asyncio.Future[Any], *others: asyncio.Future[Any]) -> bool:
+        """Whether the answer came before the connection broke; raises what one of the others ended with."""
         down = asyncio.ensure_future(self._down.wait())
         try:
-            done, _ = await asyncio.wait((answer, down), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((answer, down, *others), return_when=asyncio.FIRST_COMPLETED)
+            for other in done.intersection(others):
+                other.result()
             return answer in done
         finally:
             for task in (answer, down):
@@ -189,17 +274,26 @@ class Link:
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
         """Has ``heard`` called for each message, one after the other, also after the connection broke."""
+        self._heard.append((subject, heard))
         await self._client.subscribe(subject, cb=heard)
 
     async def pull(self, stream: str, consumer: str, batch: int) -> AsyncIterator[Msg]:
-        """The messages of a durable consumer, as they come, without end."""
-        inbox = self._client.new_inbox()
-        arrived = await self._client.subscribe(inbox)
+        """The messages of a durable consumer, as they come, without end.
+
+        Raises:
+            FederationError: the hub has shut this party out.
+        """
+        client = self._client
+        inbox = client.new_inbox()
+        arrived = await client.subscribe(inbox)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         wish = json.dumps({"batch": batch, "expires": int(_PULL_SECONDS * 1e9)}).encode()
         try:
             while True:
-                await self._up.wait()
+                await self._until_up()
+                if client is not self._client:
+                    client = self._client
+                    arrived = await client.subscribe(inbox)
                 await self.tell(subject, wish, reply=inbox)
                 left = batch
                 while left:

@@ -325,8 +325,14 @@ class Correspondence:
         """Finds what was missed: replies while the connection was away, and nodes that vanished."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            for sending in list(self._sendings):
-                await self.look_for_replies(sending)
+            try:
+                for sending in list(self._sendings):
+                    await self.look_for_replies(sending)
+            except FederationError as err:
+                # The hub has shut this researcher out.
+                for sending in self._sendings:
+                    sending.arrived.put(err)
+                return
             if self.link.connected:
                 self._directory.note_absence()
 

@@ -75,6 +75,7 @@ class NodeLoop:
 
         Raises:
             NodeInUse: another program holds the node's folder.
+            FederationError: the hub has shut this node out.
         """
         end = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -101,10 +102,16 @@ class NodeLoop:
         # What a node that was killed had taken on comes again now, and not only after the hub has waited for it.
         await self._link.ask_desk("hello", {"starts": True})
         await self._link.listen(subjects.from_all("ctl", self._me.party_id), self._on_control)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive())
-            tasks.create_task(self._keep_alive())
-            tasks.create_task(self._work())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive())
+                tasks.create_task(self._keep_alive())
+                tasks.create_task(self._work())
+        except ExceptionGroup as group:
+            # The hub has shut this node out: there is nothing left to do here.
+            if shut_out := [err for err in group.exceptions if isinstance(err, FederationError)]:
+                raise shut_out[0] from None
+            raise
 
     async def _until(self, end: asyncio.Event, serving: Coroutine[Any, Any, None]) -> None:
         """Serves until the event is set."""
