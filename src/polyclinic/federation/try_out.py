@@ -37,13 +37,14 @@ class TryOut:
     Args:
         folder: for the hub's folder, the logs and the researchers' identities.
         place: the folder of the nodes' folders; default: one in ``folder``.
+        host: the address of this machine that parties dial.
     """
 
-    def __init__(self, folder: Path, place: Path | None = None) -> None:
+    def __init__(self, folder: Path, place: Path | None = None, *, host: str = "127.0.0.1") -> None:
         self.folder = folder
         self.place = place or folder / "nodes"
         self.hub = HubFolder(folder / "hub")
-        self.port = _free_port()
+        self.host, self.port = host, _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._arguments: dict[str, list[str]] = {}
 
@@ -61,7 +62,7 @@ class TryOut:
         Raises:
             HubError: it ended, or takes too long; what it said is in ``hub.log``.
         """
-        where = ["--at", str(self.hub.path), "--host", "127.0.0.1", "--port", str(self.port), "--name", "try out"]
+        where = ["--at", str(self.hub.path), "--host", self.host, "--port", str(self.port), "--name", "try out"]
         self._start("hub", ["hub", "start", *where])
         self._wait("hub", lambda: asyncio.run(refresh(self.hub)) if self.hub.exists else False)
 
@@ -134,17 +135,24 @@ class TryOut:
             for process in group:
                 _end(process)
 
+    def command(self, name: str, words: list[str]) -> list[str]:  # noqa: ARG002
+        """What starts the hub or a node; to be overridden by who starts them in another way."""
+        return words
+
+    def environment(self, name: str) -> dict[str, str]:  # noqa: ARG002
+        """The environment variables of the hub or a node."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
     def _start(self, name: str, arguments: list[str]) -> None:
         self._arguments[name] = arguments
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "polyclinic", *arguments],
+                self.command(name, [sys.executable, "-m", "polyclinic", *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=self.environment(name),
                 start_new_session=True,
             )
 
