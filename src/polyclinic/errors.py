@@ -7,6 +7,7 @@
     ├── PlanError               plan                a training plan that cannot be built or run
     │   └── PlanSourceError     plan-source         a part of a plan that cannot travel to the nodes
     ├── MessageError            message             bytes that are no message of ours
+    │   └── OtherVersion        other-version       a message of a version that is not read here
     ├── DatasetError            dataset             data that cannot be read or do not fit what was declared
     │   ├── DatasetChanged      dataset-changed     data that vanished or changed since they were registered
     │   └── DownloadError       download            a download that cannot be finished or verified
@@ -16,7 +17,8 @@
     │   ├── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
     │   ├── HubError            hub                 the hub cannot be made, started or changed as asked
     │   ├── JoinRefused         join-refused        a join token that the hub does not take
-    │   └── NotTrusted          not-trusted         a node whose data manager has not said yes to this researcher
+    │   ├── NotTrusted          not-trusted         a node whose data manager has not said yes to this researcher
+    │   └── NotApproved         not-approved        a plan that a data manager has not said yes to
     ├── TrainingError           training            local training that cannot go on
     │   ├── Diverged            diverged            a loss or a weight became NaN or infinite, and not by the data
     │   └── DeadlinePassed      deadline            the round's deadline passed before the node was done
@@ -76,6 +78,10 @@ class MessageError(PolyclinicError):
     code = "message"
 
 
+class OtherVersion(MessageError):
+    code = "other-version"
+
+
 class DatasetError(PolyclinicError):
     code = "dataset"
 
@@ -114,6 +120,10 @@ class JoinRefused(FederationError):
 
 class NotTrusted(FederationError):
     code = "not-trusted"
+
+
+class NotApproved(FederationError):
+    code = "not-approved"
 
 
 class TrainingError(PolyclinicError):

@@ -46,6 +46,9 @@ class WorkRequest(Request):
     seed: int
     local_rule: LocalRule | None = None
     local_layers: tuple[str, ...] = ()  # tensors that the node keeps for itself
+    message: str = ""  # for the data manager who decides
+    purpose: str = ""  # a word that the node's policy may ask for
+    round_limit: int | None = None  # rounds in all that the experiment asks for
 
 
 class CheckRequest(WorkRequest):
