@@ -22,6 +22,7 @@ import torch
 
 from polyclinic import tensors
 from polyclinic.aggregators.aggregator import Aggregator, State
+from polyclinic.compression import expand
 from polyclinic.errors import AggregationError, Cancelled, RoundFailed
 from polyclinic.experiment.failures import advice, named_together, with_tracebacks
 from polyclinic.experiment.observers import Observer, tell
@@ -74,7 +75,7 @@ def run_round(
             tell(observers, "node_replied", node=names[reply.node_id], reply=reply)
             if isinstance(reply, TrainReply):
                 try:
-                    aggregator.add(reply)
+                    aggregator.add(_expanded(request, reply))
                 except AggregationError as err:
                     reply = _unfit(reply, err)
             if isinstance(reply, Failure):
@@ -138,6 +139,14 @@ def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Generato
     finally:
         if isinstance(replies, Generator):
             replies.close()
+
+
+def _expanded(request: TrainRequest, reply: TrainReply) -> TrainReply:
+    """The reply with the node's model in full, if it came compressed."""
+    how = request.training_args.update_compression
+    if how == "none":
+        return reply
+    return reply.model_copy(update={"tensors": expand(how, reply.tensors, request.tensors)})
 
 
 def _row(request: TrainRequest, reply: TrainReply, name: str) -> HistoryRow:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polyclinic.errors import ConfigError, reject_unknown
+from polyclinic.messages.version import later
 
 
 class LearningRateSchedule(BaseModel):
@@ -66,6 +67,9 @@ class TrainingArgs(BaseModel):
         tuple[str, ...],
         Field(description='layers that each node keeps for itself, by name: "model.head.*"; they are never sent'),
     ] = ()
+    update_compression: Literal["none", "half", "int8"] = later(
+        1, "none", description="how a node sends its update: as it is, or its change in 16 or 8 bits a number"
+    )
     device: Annotated[str, Field(description='"auto" (CUDA where there is one), "cpu", "cuda:0", …')] = "auto"
     clip_norm: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, description="gradients are scaled down to this norm")

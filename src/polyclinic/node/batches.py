@@ -39,7 +39,7 @@ def round_order(
             to_do="look at what the plan's training_data() leaves of this node's data, or leave the node out",
         )
     size = args.batch_size
-    in_pass = num_samples // size if args.drop_last else -(-num_samples // size)
+    in_pass = _in_pass(num_samples, args)
     if not in_pass:
         raise ConfigError(
             f"batches of {size} with drop_last leave nothing of {num_samples} training samples",
@@ -56,6 +56,15 @@ def round_order(
         end = min(last - number * in_pass, in_pass) * size
         parts.append(order[begin:end])
     return parts
+
+
+def batches_in_round(num_samples: int, args: TrainingArgs) -> int:
+    """How many batches a round has."""
+    return 1 if args.dry_run else args.num_updates or (args.epochs or 1) * _in_pass(num_samples, args)
+
+
+def _in_pass(num_samples: int, args: TrainingArgs) -> int:
+    return num_samples // args.batch_size if args.drop_last else -(-num_samples // args.batch_size)
 
 
 def load_batches(

@@ -5,6 +5,7 @@
 ``local/``      tensors that never leave: local layers, and buffers with ``buffers="local"``
 ``rule/``       what the aggregator's local rule needs in its next round
 ``personal/``   the rule's personal model, where it differs from what is sent
+``lost/``       what compressing the update has lost so far
 ==============  =========================================================================
 """
 
@@ -25,7 +26,7 @@ from polyclinic.plans.workbench import State, Workbench
 def keeps_something(request: WorkRequest) -> bool:
     """Whether the node must keep anything of this experiment."""
     args, rule = request.training_args, request.local_rule
-    if args.optimizer_state == "kept" or args.buffers == "local" or request.local_layers:
+    if args.optimizer_state == "kept" or args.buffers == "local" or request.local_layers or args.update_compression != "none":
         return True
     return rule is not None and rule.name in LOCAL_RULES and LOCAL_RULES[rule.name].keeps
 

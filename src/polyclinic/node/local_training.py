@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from polyclinic.aggregators import make_local_rule
 from polyclinic.aggregators.aggregator import LocalRound
+from polyclinic.compression import compress
 from polyclinic.errors import Diverged, PlanError, TrainingError
 from polyclinic.messages.requests import TrainRequest
-from polyclinic.node.batches import load_batches
+from polyclinic.node.batches import batches_in_round, load_batches
 from polyclinic.node.experiment_state import ExperimentState, Kept
 from polyclinic.node.keeping import require_local_layers, take_up, to_keep
 from polyclinic.node.stop import Stop
@@ -93,17 +94,20 @@ def train(
             plan.train()
             if rule:
                 rule.begin_pass(name)
-            found = take_steps(workbench, batches, args.clip_norm, rule.adjust_gradients if rule else None, stop)
+            adjust = rule.adjust_gradients if rule else None
+            found = take_steps(workbench, batches, args.clip_norm, adjust, stop, batches_in_round(num_samples, args))
             losses = found if name == TRAIN else losses
             if rule:
                 rule.end_pass(name, len(found))
     workbench.free_gradients()
     state = workbench.state()
     _require_finite(state)
+    leaving = {name: t for name, t in state.items() if name not in request.local_layers}
+    leaving, lost = compress(args.update_compression, leaving, request.tensors, taken_up.part("lost"))
     if kept:
-        kept.save(request.round, to_keep(workbench, request, rule))
+        kept.save(request.round, to_keep(workbench, request, rule) | {f"lost/{name}": t for name, t in lost.items()})
     return LocalResult(
-        state={name: t for name, t in state.items() if name not in request.local_layers},
+        state=leaving,
         num_samples=num_samples,
         num_updates=len(losses),
         loss=math.fsum(losses) / len(losses),
@@ -133,8 +137,12 @@ def take_steps(
     clip_norm: float | None,
     adjust_gradients: Callable[[], None] | None,
     stop: Stop,
+    num_batches: int = 0,
 ) -> list[float]:
-    """The loop itself: the losses of all batches. The last batch's gradients are left in the plan's parameters."""
+    """The loop itself: the losses of all batches. The last batch's gradients are left in the plan's parameters.
+
+    ``num_batches`` is only told to whoever watches; 0: not known.
+    """
     plan, optimizer = workbench.plan, workbench.plan.optimizer
     on_cpu = workbench.device.type == "cpu"
     look_every = _LOOK_EVERY.get(workbench.device.type, _LOOK_EVERY_ON_DEVICE)
@@ -160,6 +168,7 @@ def take_steps(
         waiting.append(loss.detach())
         if len(waiting) >= look_every:
             _look(waiting, losses, arguments)
+            stop.after_batch(losses, num_batches)
     if waiting:
         _look(waiting, losses, ())
     return losses

@@ -1,0 +1,68 @@
+"""Versions of messages, ``major.minor``, and what different ones make of each other.
+
+The major version is in each message's kind (``train-request/1``), and another one is not read at all. Within a major
+version, fields are only added, each with the minor version that it came with (`later`). A field with its default is
+left out, so that earlier versions read whatever does not need it. A message that does need it says so (``minor`` in its
+header). An earlier version then refuses a request, because it could not do what is asked; of a reply, it leaves out
+what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+MAJOR = 1
+MINOR = 1
+VERSION = f"{MAJOR}.{MINOR}"
+
+_KEY = "minor"
+
+
+def later(minor: int, default: Any, **settings: Any) -> Any:
+    """A field that messages have since a minor version: left out of what is written where it has its default.
+
+    Args:
+        minor: the version that it came with.
+        default: an immutable value, which stands for what was done before.
+        settings: others of pydantic's ``Field``.
+    """
+    return Field(
+        default=default, exclude_if=lambda value: value == default, json_schema_extra={_KEY: minor}, **settings
+    )
+
+
+def needed_minor(value: object) -> int:
+    """The minor version that one must know to read this message, or part of one."""
+    if isinstance(value, BaseModel):
+        return max((_of_field(value, name) for name in type(value).model_fields), default=0)
+    if isinstance(value, tuple):
+        return max(map(needed_minor, value), default=0)
+    return 0
+
+
+def _of_field(message: BaseModel, name: str) -> int:
+    value, field = getattr(message, name), type(message).model_fields[name]
+    came = field.json_schema_extra
+    own = int(str(came[_KEY])) if isinstance(came, Mapping) and _KEY in came and value != field.default else 0
+    return max(own, needed_minor(value))
+
+
+def parse_version(text: object) -> tuple[int, int] | None:
+    """Major and minor of ``"1.1"``; None if it is no version."""
+    major, _, minor = str(text).partition(".")
+    if not (major.isascii() and major.isdecimal() and minor.isascii() and minor.isdecimal()) or len(str(text)) > 20:
+        return None
+    return int(major), int(minor)
+
+
+def without(fields: dict[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A message's fields without those at the places; changed where they are."""
+    for *path, last in places:
+        inner: Any = fields
+        for step in path:
+            inner = inner[step]
+        del inner[last]
+    return fields
