@@ -10,33 +10,52 @@ import pytest
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import KeyPair
-from polyclinic.federation.over_nats.signing import Envelope, content_digest, seal
+from polyclinic.federation.over_nats.signing import Envelope, Payload, content_digest, seal
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
 from polyclinic.messages.replies import SearchReply
 from polyclinic.messages.requests import SearchRequest
 
-ADA, EVE = KeyPair.generate(), KeyPair.generate()
+ADA, EVE, GUYS = KeyPair.generate(), KeyPair.generate(), KeyPair.generate()
+LOCK = bytes(range(64))
+PAYLOAD = Payload(sha256="0" * 64, size=10**6)
 REQUEST = SearchRequest(request_id="r", tags=("heart",))
 
 
-def frame(message=REQUEST, keys=ADA, inline=b"", **changes):
+def frame(message=REQUEST, keys=ADA, inline=b"", to=GUYS, **changes):
     body = b"".join(codec.encode(message))
     digest = content_digest(body, hashlib.sha256(inline).hexdigest())
     fields = {"kind": "request", "id": "f", "sender": "ada", "recipient": "guys", "time": time.time()}
     fields |= {"request_id": "r", "digest": digest, "tensors": len(inline)}
-    return seal(Envelope(**fields | changes), body + inline, keys)
+    return seal(Envelope(**fields | changes), body + inline, keys, to=to.public_key)
+
+
+def with_payload():
+    body = b"".join(codec.encode(REQUEST))
+    fields = {"kind": "request", "id": "f", "sender": "ada", "recipient": "guys", "time": time.time()}
+    envelope = Envelope(**fields, request_id="r", digest=content_digest(body, PAYLOAD.sha256), payload=PAYLOAD)
+    return seal(envelope, LOCK + body, ADA, to=GUYS.public_key)
 
 
 def come(tmp_path, data, subject="req.guys.ada.r"):
     Trust().plus("ada", ADA.public_key).save(tmp_path)
-    link = SimpleNamespace(identity=SimpleNamespace(party_id="guys"))
+    link = SimpleNamespace(identity=SimpleNamespace(party_id="guys", keys=GUYS))
     return asyncio.run(Gate(tmp_path, link).request(SimpleNamespace(subject=subject, data=data)))
 
 
 def test_a_signed_request_comes_in_with_its_tensors(tmp_path):
     envelope, request, inline = come(tmp_path, frame(inline=b"tensors"))
     assert (envelope.id, request, inline) == ("f", REQUEST, b"tensors")
+
+
+def test_a_request_whose_tensors_travel_apart_comes_in_with_their_lock(tmp_path):
+    envelope, request, lock = come(tmp_path, with_payload())
+    assert (envelope.payload, request, lock) == (PAYLOAD, REQUEST, LOCK)
+
+
+def test_the_body_of_a_request_cannot_be_read_on_its_way():
+    assert b"heart" in b"".join(codec.encode(REQUEST))
+    assert b"heart" not in frame()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,8 @@ def test_a_signed_request_comes_in_with_its_tensors(tmp_path):
         (frame(kind="stop"), "a stop of ada came"),
         (frame(digest="0" * 64), "content is not what"),
         (frame(tensors=10**6), "tensors are not where"),
+        (frame(payload=PAYLOAD), "no message: they do not start"),
+        (frame(to=EVE), "cannot be decrypted"),
         (frame(request_id="other"), "came as request other"),
         (frame(SearchReply(request_id="r", node_id="n", node_name="n", datasets=())), "a search-reply/1 came"),
         (b"x" * 100_000, "does not fit"),

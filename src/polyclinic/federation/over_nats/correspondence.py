@@ -11,7 +11,7 @@ import queue
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,9 @@ from polyclinic.errors import FederationError, MessageError, PolyclinicError
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.connection import CONNECT_SECONDS, Link
 from polyclinic.federation.over_nats.directory import Directory
+from polyclinic.federation.over_nats.encryption import LOCK_BYTES, Lock, key_of, salt_of
 from polyclinic.federation.over_nats.identity import Identity
-from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, seal, unseal
+from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, read_body, seal, unseal
 from polyclinic.messages import codec
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request
@@ -46,6 +47,7 @@ class Sending:
         asked: their envelopes, of those that are not answered yet.
         parts: the tensors that travel apart, by SHA-256.
         arrived: replies in the order they came, or the error that ended it.
+        taking: frames of replies whose tensors are still on their way.
     """
 
     frames: dict[str, bytes]
@@ -54,6 +56,7 @@ class Sending:
     experiment_id: str
     may_be_answered: bool
     arrived: queue.SimpleQueue[Reply | BaseException] = field(default_factory=queue.SimpleQueue)
+    taking: set[bytes] = field(default_factory=set)
 
 
 class Correspondence:
@@ -127,19 +130,18 @@ class Correspondence:
         Raises:
             MessageError: something is too large to travel.
         """
-        described: dict[int, tuple[list[bytes | memoryview], Payload]] = {}
+        described: dict[int, tuple[list[bytes | memoryview], Payload | None]] = {}
         sending = Sending({}, {}, {}, "", False)
         for node_id, request in requests.items():
+            sending.experiment_id = getattr(request, "experiment_id", "")
+            salt = salt_of(self._me.keys, sending.experiment_id)
             if id(request.tensors) not in described:
-                encoded = tensors.encode(request.tensors) if request.tensors else []
-                described[id(request.tensors)] = (encoded, payloads.describe(encoded))
+                described[id(request.tensors)] = _described(request, salt)
             parts, payload = described[id(request.tensors)]
             head = b"".join(codec.encode(request.model_copy(update={"tensors": {}})))
             _require_fit(head)
-            apart = payload.size > payloads.INLINE_BYTES
-            inline = b"" if apart else b"".join(parts)
-            sha256 = payload.sha256 if apart else hashlib.sha256(inline).hexdigest()
-            sending.experiment_id = getattr(request, "experiment_id", "")
+            inline = b"" if payload else b"".join(parts)
+            lock = Lock(salt, key_of(self._me.keys, payload.sha256)).to_bytes() if payload else b""
             envelope = Envelope(
                 kind="request",
                 id=secrets.token_hex(16),
@@ -149,14 +151,15 @@ class Correspondence:
                 request_id=subjects.token(request.request_id),
                 experiment_id=sending.experiment_id,
                 round=getattr(request, "round", 0),
-                digest=content_digest(head, sha256),
+                digest=content_digest(head, payload.sha256 if payload else hashlib.sha256(inline).hexdigest()),
                 seconds=seconds,
                 tensors=len(inline),
-                payload=payload if apart else None,
+                payload=payload,
             )
             sending.asked[node_id] = envelope
-            sending.frames[node_id] = seal(envelope, head + inline, self._me.keys)
-            if apart:
+            key = self._directory.require(node_id).key
+            sending.frames[node_id] = seal(envelope, lock + head + inline, self._me.keys, to=key)
+            if payload:
                 sending.parts[payload.sha256] = parts
         return sending
 
@@ -167,7 +170,7 @@ class Correspondence:
             if sending.may_be_answered:
                 await self.look_for_replies(sending)
             for sha256, parts in sending.parts.items():
-                await self._upload(sending.experiment_id, sha256, parts)
+                await self._upload(sending, sha256, parts)
             await asyncio.gather(*(self._request(sending, *asked) for asked in list(sending.asked.items())))
         except PolyclinicError as err:
             sending.arrived.put(err)
@@ -178,16 +181,23 @@ class Correspondence:
             ttl = 0 if envelope.seconds is None else math.ceil(envelope.seconds) + 1
             await self.link.store(subject, sending.frames[node_id], message_id=envelope.id, ttl_seconds=ttl)
 
-    async def _upload(self, experiment_id: str, sha256: str, parts: list[bytes | memoryview]) -> None:
+    async def _upload(self, sending: Sending, sha256: str, parts: list[bytes | memoryview]) -> None:
         """Uploads a payload, unless another sending has done so or is at it."""
-        name = (experiment_id, sha256)
+        name = (sending.experiment_id, sha256)
         self._uses[name] = self._uses.get(name, 0) + 1
         if name not in self._uploads:
 
             def subject(chunk: int) -> str:
-                return subjects.down(self._me.party_id, experiment_id, sha256, chunk)
+                return subjects.down(self._me.party_id, sending.experiment_id, sha256, chunk)
 
-            self._uploads[name] = asyncio.ensure_future(payloads.upload(self.link, subject, parts))
+            async def upload() -> None:
+                there: Collection[int] = ()
+                if sending.may_be_answered:  # else nobody can have begun to upload it
+                    question = {"experiment": sending.experiment_id, "sha256": sha256}
+                    there = await payloads.stored_chunks(self.link, question)
+                await payloads.upload(self.link, subject, parts, key_of(self._me.keys, sha256), there)
+
+            self._uploads[name] = asyncio.ensure_future(upload())
         await asyncio.shield(self._uploads[name])
 
     async def stop(self, sending: Sending) -> None:
@@ -263,16 +273,24 @@ class Correspondence:
         await asyncio.gather(*(look(node_id, envelope) for node_id, envelope in list(sending.asked.items())))
 
     async def _take(self, sending: Sending, node_id: str, frame: bytes) -> None:
-        """Hands over a reply, if it is the one that is waited for."""
+        """Hands over a reply, if it is the one that is waited for, and is not being taken already."""
         asked = sending.asked.get(node_id)
-        if asked is None:
+        if asked is None or frame in sending.taking:
             return
+        sending.taking.add(frame)
+        try:
+            await self._take_now(sending, node_id, frame, asked)
+        finally:
+            sending.taking.remove(frame)
+
+    async def _take_now(self, sending: Sending, node_id: str, frame: bytes, asked: Envelope) -> None:
         try:
             envelope, body = unseal(frame)
-            check(frame, envelope, self._directory.require(node_id).key, self._me.party_id)
+            key = self._directory.require(node_id).key
+            check(frame, envelope, key, self._me.party_id)
             if envelope.kind != "reply" or envelope.sender != node_id or envelope.request_id != asked.request_id:
                 raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a reply of {node_id}")
-            reply = await self._reply_in(envelope, body, asked)
+            reply = await self._reply_in(envelope, read_body(envelope, body, self._me.keys, key), asked)
         except (PolyclinicError, OSError) as err:
             log.warning("a reply of node %s is refused: %s", node_id, err)
             return
@@ -283,10 +301,10 @@ class Correspondence:
 
     async def _reply_in(self, envelope: Envelope, body: bytes, asked: Envelope) -> Reply | None:
         """The reply with its tensors; None if it answers another question than this one."""
-        end = len(body) - envelope.tensors
-        if end < 0:
+        start, end = LOCK_BYTES if envelope.payload else 0, len(body) - envelope.tensors
+        if end < start:
             raise MessageError("a reply whose tensors are not where its envelope says")
-        message = codec.decode(body[:end])
+        message = codec.decode(body[start:end])
         if not isinstance(message, Reply) or (message.request_id, message.node_id) != (
             asked.request_id,
             asked.recipient,
@@ -297,20 +315,20 @@ class Correspondence:
         if not fits:
             return None
         if envelope.payload is not None:
-            found = await self._download(envelope, envelope.payload)
+            found = await self._download(envelope, envelope.payload, Lock.from_bytes(body[:start]))
             return message.model_copy(update={"tensors": found})
         if envelope.tensors:
             return message.model_copy(update={"tensors": tensors.decode(bytearray(body[end:]))})
         return message
 
-    async def _download(self, envelope: Envelope, payload: Payload) -> dict[str, Any]:
+    async def _download(self, envelope: Envelope, payload: Payload, lock: Lock) -> dict[str, Any]:
         def subject(chunk: int) -> str:
             ids = (self._me.party_id, envelope.sender, envelope.request_id)
             return subjects.up(*ids, payload.sha256, chunk)
 
         with tempfile.TemporaryDirectory(prefix="polyclinic-reply-") as folder:
             path = Path(folder) / "reply.safetensors"
-            await payloads.download(self.link, subject, payload, path)
+            await payloads.download(self.link, subject, payload, lock, path)
             # Mapped, so the tensors live as long as they are used, also when the file's name is gone.
             return tensors.load_file(path)
 
@@ -342,6 +360,12 @@ class Correspondence:
             task.set_name(name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _described(request: Request, salt: bytes) -> tuple[list[bytes | memoryview], Payload | None]:
+    """A request's tensors as bytes, and what names them, if they travel apart."""
+    parts = tensors.encode(request.tensors) if request.tensors else []
+    return parts, payloads.describe(parts, salt) if sum(map(len, parts)) > payloads.INLINE_BYTES else None
 
 
 def _require_fit(head: bytes) -> None:

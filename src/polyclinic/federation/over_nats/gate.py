@@ -11,7 +11,8 @@ from nats.aio.msg import Msg
 
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.connection import Link
-from polyclinic.federation.over_nats.signing import Envelope, check, content_digest, unseal
+from polyclinic.federation.over_nats.encryption import LOCK_BYTES
+from polyclinic.federation.over_nats.signing import Envelope, check, content_digest, read_body, unseal
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
 from polyclinic.messages.requests import Request, WorkRequest
@@ -23,14 +24,19 @@ class Gate:
     Args:
         node_folder: the trust list in it is read anew for each message.
         link: to ask the hub for keys, where everyone is trusted.
+
+    Attributes:
+        let_in: the public keys of researchers whose messages came in.
     """
 
     def __init__(self, node_folder: Path, link: Link) -> None:
         self._folder = node_folder
         self._link = link
+        self.let_in: dict[str, str] = {}
 
     async def request(self, message: Msg) -> tuple[Envelope, Request, bytes]:
-        """The request in a message, without its tensors, and the tensors that came with it.
+        """The request in a message, without its tensors, and the tensors that came with it, or the `Lock` of those
+        that travel apart.
 
         Raises:
             MessageError: it is none, or not as it was signed.
@@ -57,7 +63,10 @@ class Gate:
         envelope, body = unseal(message.data)
         if envelope.kind != kind or envelope.sender != researcher:
             raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a {kind} of {researcher}")
-        check(message.data, envelope, await self._key_of(researcher), self._link.identity.party_id)
+        key = await self._key_of(researcher)
+        check(message.data, envelope, key, self._link.identity.party_id)
+        body = read_body(envelope, body, self._link.identity.keys, key)
+        self.let_in[researcher] = key
         return envelope, body
 
     async def _key_of(self, researcher: str) -> str:
@@ -77,15 +86,16 @@ class Gate:
 
 
 def _request_in(envelope: Envelope, body: bytes) -> tuple[Request, bytes]:
-    """The request, without its tensors, and the tensors that came with it.
+    """The request, without its tensors, and the tensors that came with it or the lock of those that travel apart.
 
     Raises:
         MessageError: the body is not what the envelope says.
     """
+    start = LOCK_BYTES if envelope.payload else 0
     end = len(body) - envelope.tensors
-    if end < 0 or (envelope.tensors and envelope.payload):
+    if end < start or (envelope.tensors and envelope.payload):
         raise MessageError("a request whose tensors are not where its envelope says")
-    head, inline = body[:end], body[end:]
+    head, inline = body[start:end], body[end:]
     message = codec.decode(head)
     if not isinstance(message, Request) or message.request_id != envelope.request_id:
         raise MessageError(f"a {message.kind} came as request {envelope.request_id}")
@@ -94,7 +104,7 @@ def _request_in(envelope: Envelope, body: bytes) -> tuple[Request, bytes]:
     tensors = envelope.payload.sha256 if envelope.payload else hashlib.sha256(inline).hexdigest()
     if content_digest(head, tensors) != envelope.digest:
         raise MessageError("a request whose content is not what its envelope says")
-    return message, inline
+    return message, body[:start] or inline
 
 
 def id_in(frame: bytes) -> str:

@@ -58,6 +58,11 @@ class KeyPair:
         """``U…``, 56 characters."""
         return str(nkeys.from_seed(bytearray(self.seed, "ascii")).public_key.decode("ascii"))
 
+    @property
+    def raw_seed(self) -> bytes:
+        """The 32 secret bytes that the key pair comes from."""
+        return bytes(nkeys.decode_seed(bytearray(self.seed, "ascii"))[1])
+
     def sign(self, data: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature (RFC 8032) over exactly these bytes."""
         return bytes(nkeys.from_seed(bytearray(self.seed, "ascii")).sign(data))

@@ -25,6 +25,7 @@ from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.answering import Answering
 from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.encryption import Lock
 from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
 from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop, stopped_here
@@ -59,7 +60,7 @@ class NodeLoop:
         self._me = Identity.load(node_identity_folder(node.folder))
         self._link = Link(self._me)
         self._gate = Gate(node.folder, self._link)
-        self._answering = Answering(self._link)
+        self._answering = Answering(self._link, self._gate.let_in)
         self._workshop = Workshop(node, tell_all=tell_all)
         self._replies = StoredReplies(node.folder)
         self._turns = Turns()
@@ -213,7 +214,8 @@ class NodeLoop:
                 await self._say(job, "done")
 
     async def _do(self, job: Job) -> None:
-        if answer := self._replies.find(job.envelope):
+        answer = self._replies.find(job.envelope)
+        if again := answer is not None:
             log.info("request %s was done before; answered again", job.envelope.request_id)
         else:
             scratch = self._workshop.scratch()
@@ -222,7 +224,7 @@ class NodeLoop:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         await self._say(job, "sending")
-        await self._answering.answer(job.envelope, answer)
+        await self._answering.answer(job.envelope, answer, again=again)
         await self._acknowledge(job.message)
 
     def _kept(self, job: Job, answer: Answer) -> Answer:
@@ -264,7 +266,7 @@ class NodeLoop:
             def subject(chunk: int) -> str:
                 return subjects.down(envelope.sender, experiment, payload.sha256, chunk)
 
-            await payloads.download(self._link, subject, payload, path)
+            await payloads.download(self._link, subject, payload, Lock.from_bytes(job.inline), path)
             return path
         if job.inline:
             path.write_bytes(job.inline)

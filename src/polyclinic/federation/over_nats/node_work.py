@@ -39,7 +39,7 @@ class Job:
     """A request that this node has taken on.
 
     Args:
-        inline: the bytes of the tensors that came with it.
+        inline: the bytes of the tensors that came with it, or of the `Lock` of those that travel apart.
         ends: on the clock of `time.monotonic`, when its deadline passes at the latest.
         message: the hub's latest delivery of it, to be acknowledged.
     """

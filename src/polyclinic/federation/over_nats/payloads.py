@@ -1,7 +1,7 @@
-"""Model bytes through the hub: chunks of about 1 MB, named by the SHA-256 of the whole, a few under way at a time.
+"""Model bytes through the hub: encrypted chunks of about 1 MB under the payload's name, a few under way at a time.
 
-A chunk that is acknowledged is stored; after a broken connection only the others are sent again. What arrives is
-believed only if its SHA-256 is the one in the signed envelope.
+A chunk that is acknowledged is stored; after a broken connection only the others are sent again, and a program that
+was killed asks which of them are there. What arrives is believed only if it is what the signed envelope names.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from polyclinic.errors import MessageError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from polyclinic.errors import FederationError, MessageError
 from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.encryption import TAG_BYTES, Lock
 from polyclinic.federation.over_nats.signing import Payload
 from polyclinic.federation.over_nats.subjects import CHUNK_BYTES, PAYLOADS
 
@@ -22,13 +27,15 @@ MAX_BYTES = 8 << 30
 INLINE_BYTES = 256 << 10
 # Enough that the line is never idle; few enough that a slow line answers within `connection.ANSWER_SECONDS`.
 _UNDER_WAY = 6
+# Who cannot learn what is stored already sends everything: the desk may be away.
+_ASK_SECONDS = 5.0
 
 Part = bytes | memoryview
 SubjectOf = Callable[[int], str]
 
 
-def describe(parts: Sequence[Part]) -> Payload:
-    """Size and SHA-256 of the parts' concatenation.
+def describe(parts: Sequence[Part], salt: bytes) -> Payload:
+    """Size of the parts' concatenation, and the SHA-256 of the salt and it: the payload's name.
 
     Raises:
         MessageError: it is larger than travels.
@@ -39,14 +46,14 @@ def describe(parts: Sequence[Part]) -> Payload:
             f"tensors of {size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB travel",
             to_do="send fewer or smaller tensors; local_layers stay at the nodes",
         )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(salt)
     for part in parts:
         digest.update(part)
     return Payload(sha256=digest.hexdigest(), size=size)
 
 
-def chunks(parts: Sequence[Part]) -> Iterator[bytes]:
-    """The concatenation of the parts in pieces of `CHUNK_BYTES`, the last one shorter; each is copied once."""
+def chunks(parts: Sequence[Part]) -> Iterator[Part]:
+    """The concatenation of the parts in pieces of `CHUNK_BYTES`, the last one shorter; copied only where parts meet."""
     piece: list[Part] = []
     room = CHUNK_BYTES
     for part in parts:
@@ -57,31 +64,46 @@ def chunks(parts: Sequence[Part]) -> Iterator[bytes]:
             start += len(taken)
             room -= len(taken)
             if not room:
-                yield b"".join(piece)
+                yield piece[0] if len(piece) == 1 else b"".join(piece)
                 piece, room = [], CHUNK_BYTES
     if piece:
         yield b"".join(piece)
 
 
-async def upload(link: Link, subject_of: SubjectOf, parts: Sequence[Part]) -> None:
+async def stored_chunks(link: Link, question: dict[str, Any]) -> Collection[int]:
+    """The numbers of the chunks that are at the hub already; ``question``: as for the desk's ``chunks``."""
+    try:
+        answer = await asyncio.wait_for(link.ask_desk("chunks", question), _ASK_SECONDS)
+    except (FederationError, TimeoutError):
+        return ()
+    return frozenset(answer["chunks"])
+
+
+async def upload(
+    link: Link, subject_of: SubjectOf, parts: Sequence[Part], key: bytes, there: Collection[int] = ()
+) -> None:
     """Stores the parts' concatenation at the hub.
 
     Args:
         subject_of: the subject of each chunk, by its number.
+        key: a key that encrypts nothing else than exactly these parts.
+        there: the chunks that are stored already.
 
     Raises:
         FederationError: the hub refuses it, for its disk is full.
     """
+    cipher = AESGCM(key)
     left = iter(enumerate(chunks(parts)))
 
     async def work() -> None:
         for number, data in left:
-            await link.store(subject_of(number), data)
+            if number not in there:
+                await link.store(subject_of(number), cipher.encrypt(_nonce(number), data, None))
 
     await _side_by_side(work)
 
 
-async def download(link: Link, subject_of: SubjectOf, payload: Payload, path: Path) -> None:
+async def download(link: Link, subject_of: SubjectOf, payload: Payload, lock: Lock, path: Path) -> None:
     """Writes what was uploaded to a file.
 
     Raises:
@@ -89,33 +111,54 @@ async def download(link: Link, subject_of: SubjectOf, payload: Payload, path: Pa
     """
     if payload.size > MAX_BYTES:
         raise MessageError(f"tensors of {payload.size / 1e6:,.0f} MB are announced, which is more than travels")
+    cipher, digest = AESGCM(lock.key), hashlib.sha256(lock.salt)
     left = iter(range(-(-payload.size // CHUNK_BYTES)))
+    early: set[int] = set()  # what cannot be hashed yet: chunks before it are still under way
+    hashed = 0
+
+    async def work() -> None:
+        nonlocal hashed
+        for number in left:
+            sealed = await link.stored(PAYLOADS, subject_of(number))
+            if not sealed:
+                raise MessageError(
+                    "the tensors of this message are not at the hub any more", to_do="the round may be over"
+                )
+            os.pwrite(file.fileno(), _opened(cipher, number, sealed), number * CHUNK_BYTES)
+            early.add(number)
+            while hashed in early:
+                digest.update(os.pread(file.fileno(), CHUNK_BYTES, hashed * CHUNK_BYTES))
+                early.remove(hashed)
+                hashed += 1
+
     try:
-        with path.open("wb") as file:
-
-            async def work() -> None:
-                for number in left:
-                    data = await link.stored(PAYLOADS, subject_of(number))
-                    if not data:
-                        raise MessageError(
-                            "the tensors of this message are not at the hub any more", to_do="the round may be over"
-                        )
-                    os.pwrite(file.fileno(), data, number * CHUNK_BYTES)
-
+        with path.open("w+b") as file:
             await _side_by_side(work)
-        if path.stat().st_size != payload.size or await asyncio.to_thread(_sha256, path) != payload.sha256:
-            raise MessageError(
-                "tensors that are not what their sender signed",
-                to_do="try again; if it happens again, somebody changes data at the hub: ask its operator",
-            )
+        if path.stat().st_size != payload.size or digest.hexdigest() != payload.sha256:
+            raise _changed()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(12, "little")
+
+
+def _opened(cipher: AESGCM, number: int, sealed: bytes) -> bytes:
+    if len(sealed) > CHUNK_BYTES + TAG_BYTES:
+        raise _changed()
+    try:
+        return cipher.decrypt(_nonce(number), sealed, None)
+    except InvalidTag:
+        raise _changed() from None
+
+
+def _changed() -> MessageError:
+    return MessageError(
+        "tensors that are not what their sender signed",
+        to_do="try again; if it happens again, somebody changes data at the hub: ask its operator",
+    )
 
 
 async def _side_by_side(work: Callable[[], Coroutine[None, None, None]]) -> None:

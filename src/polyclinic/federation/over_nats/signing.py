@@ -2,7 +2,8 @@
 
 A frame is the sender's Ed25519 signature (64 bytes), the length of the envelope (4 bytes, little-endian), the envelope
 (JSON), and the message's body. The signature is over all that follows it, and a mark of what it is for. The envelope
-names sender, recipient, time, and the SHA-256 of tensors that travel apart, so that these are signed as well.
+names sender, recipient, time, and the SHA-256 of tensors that travel apart, so that these are signed as well. The body
+is encrypted for the recipient; what the envelope says can be read at the hub.
 
 Time is only compared with a window of days, so that clocks may be hours off; within it every id is accepted once.
 """
@@ -16,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyclinic.errors import MessageError
+from polyclinic.federation.over_nats.encryption import decrypt, encrypt
 from polyclinic.federation.over_nats.identity import KeyPair, is_signed
 
 VERSION = 1
@@ -29,7 +31,12 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Payload(BaseModel):
-    """Tensors that travel apart from their message, in chunks."""
+    """Tensors that travel apart from their message, in chunks. The body begins with their `Lock`.
+
+    Args:
+        sha256: of the lock's salt and the tensors' bytes.
+        size: of the tensors' bytes.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -48,6 +55,7 @@ class Envelope(BaseModel):
         digest: `content_digest` of the request; of a reply, that of the request it answers.
         seconds: of a request, what is left until its deadline; None: none.
         tensors: bytes of tensors at the end of the body, which are there instead of a ``payload``.
+        encrypted: whether the body is. All are but refusals to a researcher whose key the node does not know.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
@@ -66,6 +74,7 @@ class Envelope(BaseModel):
     seconds: float | None = None
     tensors: Annotated[int, Field(ge=0)] = 0
     payload: Payload | None = None
+    encrypted: bool = False
 
 
 def content_digest(body: bytes, tensors_sha256: str) -> str:
@@ -73,8 +82,10 @@ def content_digest(body: bytes, tensors_sha256: str) -> str:
     return hashlib.sha256(body + b"\n" + tensors_sha256.encode()).hexdigest()
 
 
-def seal(envelope: Envelope, body: bytes, keys: KeyPair) -> bytes:
-    """The signed frame."""
+def seal(envelope: Envelope, body: bytes, keys: KeyPair, to: str = "") -> bytes:
+    """The signed frame; ``to``: the recipient's public key, which the body is encrypted for."""
+    if to:
+        envelope, body = envelope.model_copy(update={"encrypted": True}), encrypt(body, keys, to)
     header = envelope.model_dump_json(exclude_defaults=True).encode()
     # Read before anything else is, so it is there also where it is the default.
     header = b'{"version":%d,' % VERSION + header[1:] if b'"version"' not in header else header
@@ -83,7 +94,7 @@ def seal(envelope: Envelope, body: bytes, keys: KeyPair) -> bytes:
 
 
 def unseal(frame: bytes) -> tuple[Envelope, bytes]:
-    """The envelope and the body of a frame, whose signature is not looked at.
+    """The envelope and the body of a frame, whose signature is not looked at; see `read_body`.
 
     Raises:
         MessageError: these bytes are no frame, or one of another major version.
@@ -107,6 +118,15 @@ def unseal(frame: bytes) -> tuple[Envelope, bytes]:
         # Only the places are named: the values may be anything.
         places = ", ".join(".".join(map(str, e["loc"])) for e in err.errors(include_url=False, include_input=False)[:9])
         raise MessageError(f"an envelope with unfit fields: {ascii(places)[1:200]}") from None
+
+
+def read_body(envelope: Envelope, body: bytes, keys: KeyPair, sender: str) -> bytes:
+    """The body as its sender, whose public key this is, wrote it; ``keys``: the recipient's.
+
+    Raises:
+        MessageError: it cannot be decrypted.
+    """
+    return decrypt(body, keys, sender) if envelope.encrypted else body
 
 
 def check(frame: bytes, envelope: Envelope, public_key: str, recipient: str, now: float | None = None) -> None:

@@ -18,8 +18,9 @@ A node pulls its requests from a consumer that the hub made for it and that bear
 stored is read by its exact subject (JetStream's direct get: `direct_get`), and seen live by a plain subscription, so
 that no party needs the right to make consumers, and a second program of the same party takes nothing from the first.
 
-Direct get takes wildcards also in place of a subject's parts. A node can therefore read the ``down`` bytes of any
-researcher: what must stay between a researcher and its nodes has to be encrypted with a key from the request.
+Direct get takes wildcards also in place of a subject's parts. A node can therefore fetch the ``down`` bytes of any
+researcher; they are encrypted with a key that only the nodes that were asked get: see
+`polyclinic.federation.over_nats.encryption`.
 """
 
 from __future__ import annotations
