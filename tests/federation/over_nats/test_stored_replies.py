@@ -42,6 +42,27 @@ def test_other_work_is_done(tmp_path):
         assert replies.find(other) is None
 
 
+def test_a_reply_whose_tensors_did_not_outlast_a_power_cut_is_done_again(tmp_path):
+    file = tmp_path / "scratch.safetensors"
+    file.write_bytes(b"tensors")
+    kept = StoredReplies(tmp_path).keep(asked("f1"), Answer(trained(), file))
+    kept.tensors.write_bytes(b"tens")
+    assert [StoredReplies(tmp_path).find(asked(frame)) for frame in ("f1", "f2")] == [None, None]
+    kept.tensors.unlink()
+    assert StoredReplies(tmp_path).find(asked("f2")) is None
+
+
+def test_half_a_stored_reply_is_none(tmp_path):
+    StoredReplies(tmp_path).keep(asked("f1"), Answer(trained()))
+    (path,) = (tmp_path / "replies").glob("*.json")
+    path.write_text(path.read_text()[:50])
+    assert StoredReplies(tmp_path).find(asked("f2")) is None
+
+
+def test_a_reply_that_was_not_kept_can_be_settled(tmp_path):
+    StoredReplies(tmp_path).settle(asked("f1"))
+
+
 def test_a_failure_answers_its_own_frame_only(tmp_path):
     replies = StoredReplies(tmp_path)
     replies.keep(asked("f1"), Answer(failed()))
@@ -52,7 +73,9 @@ def test_a_failure_answers_its_own_frame_only(tmp_path):
 def test_replies_of_rounds_before_the_last_go_and_their_replay_is_refused(tmp_path):
     replies = StoredReplies(tmp_path)
     for number in (1, 2, 3):
-        replies.keep(asked(f"f{number}", request=f"r{number}", round_index=number), Answer(trained(f"r{number}")))
+        envelope = asked(f"f{number}", request=f"r{number}", round_index=number)
+        replies.keep(envelope, Answer(trained(f"r{number}")))
+        replies.settle(envelope)
     assert len(list((tmp_path / "replies").glob("*.json"))) == 2
     for again in (replies, StoredReplies(tmp_path)):
         with pytest.raises(MessageError, match="came a second time"):

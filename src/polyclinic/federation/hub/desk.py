@@ -12,8 +12,10 @@ verb          by          question                                answer
                           (researcher), or ``researcher`` and
                           ``request`` (node)
 ``forget``    researcher  ``requests``: ids whose replies are     nothing
-                          done with; and, or, ``experiment``:
-                          whose payloads, or with ``sha256`` that
+                          done with, ``inline`` those of them
+                          that have no payload; and, or,
+                          ``experiment``: whose payloads, or with
+                          ``sha256`` that
 ``withdraw``  researcher  ``requests``: ids that no node need do  nothing
 ============  ==========  ======================================  =============================================
 
@@ -207,9 +209,11 @@ class Desk:
 
     async def _forget(self, party: Party, question: dict[str, Any]) -> dict[str, Any]:
         me = _researcher(party)
+        inline = set(_tokens(question, "inline"))
         for request in _tokens(question):
             await self._js.purge_stream(subjects.REPLIES, subject=f"rep.{me}.*.{request}")
-            await self._js.purge_stream(subjects.PAYLOADS, subject=f"up.{me}.*.{request}.>")
+            if request not in inline:
+                await self._js.purge_stream(subjects.PAYLOADS, subject=f"up.{me}.*.{request}.>")
         if "experiment" in question:
             rest = f"{subjects.token(_text(question, 'sha256'))}.*" if "sha256" in question else ">"
             experiment = subjects.token(_text(question, "experiment"))
@@ -270,10 +274,10 @@ def _text(question: dict[str, Any], key: str) -> str:
     return value
 
 
-def _tokens(question: dict[str, Any]) -> list[str]:
-    found = question.get("requests", [])
+def _tokens(question: dict[str, Any], key: str = "requests") -> list[str]:
+    found = question.get(key, [])
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise HubError("'requests' is a list of ids")
+        raise HubError(f"{key!r} is a list of ids")
     return [subjects.token(one) for one in found]
 
 

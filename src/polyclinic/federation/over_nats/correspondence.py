@@ -76,6 +76,7 @@ class Correspondence:
         self._sendings: list[Sending] = []
         self._uses: dict[tuple[str, str], int] = {}  # of payloads at the hub: experiment, SHA-256
         self._uploads: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._inline: set[str] = set()  # requests whose replies brought their tensors with them
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -235,6 +236,9 @@ class Correspondence:
 
     def tidy(self, verb: str, question: dict[str, Any]) -> None:
         """Has the desk delete something; if it cannot, the hub does so after some days."""
+        if inline := self._inline.intersection(question.get("requests", ())):
+            self._inline -= inline
+            question = {**question, "inline": sorted(inline)}
 
         async def ask() -> None:
             try:
@@ -314,7 +318,9 @@ class Correspondence:
         fits = envelope.answers == asked.id or (envelope.digest == asked.digest and not isinstance(message, Failure))
         if not fits:
             return None
-        if envelope.payload is not None:
+        if envelope.payload is None:
+            self._inline.add(envelope.request_id)
+        else:
             found = await self._download(envelope, envelope.payload, Lock.from_bytes(body[:start]))
             return message.model_copy(update={"tensors": found})
         if envelope.tensors:

@@ -215,16 +215,22 @@ class NodeLoop:
 
     async def _do(self, job: Job) -> None:
         answer = self._replies.find(job.envelope)
-        if again := answer is not None:
+        if answer is not None:
             log.info("request %s was done before; answered again", job.envelope.request_id)
-        else:
-            scratch = self._workshop.scratch()
-            try:
-                answer = self._kept(job, await self._done(job, scratch))
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            await self._send(job, answer, again=True)
+            return
+        scratch = self._workshop.scratch()
+        try:
+            answer = self._kept(job, await self._done(job, scratch))
+            await self._send(job, answer, again=False)
+        finally:
+            # Large files take their time to go, and nobody shall wait for it.
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+    async def _send(self, job: Job, answer: Answer, *, again: bool) -> None:
         await self._say(job, "sending")
-        await self._answering.answer(job.envelope, answer, again=again)
+        settling = asyncio.to_thread(self._replies.settle, job.envelope)
+        await asyncio.gather(self._answering.answer(job.envelope, answer, again=again), settling)
         await self._acknowledge(job.message)
 
     def _kept(self, job: Job, answer: Answer) -> Answer:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from contextlib import suppress
@@ -26,6 +27,8 @@ from polyclinic.errors import MessageError
 from polyclinic.federation.over_nats.signing import WINDOW_SECONDS, Envelope
 from polyclinic.messages import codec
 from polyclinic.messages.replies import Failure, Reply
+
+log = logging.getLogger("polyclinic.node")
 
 FOLDER = "replies"
 _SEEN = "seen.txt"
@@ -61,9 +64,11 @@ class StoredReplies:
         """
         meta = self._read(self._path(envelope))
         if meta and (meta["answers"] == envelope.id or (meta["good"] and meta["digest"] == envelope.digest)):
+            if not self._is_whole(envelope, meta):
+                return None
             reply = codec.decode(bytes.fromhex(meta["reply"]))
             path = self._path(envelope).with_suffix(".safetensors")
-            return Answer(cast("Reply", reply), path if meta["tensors"] else None)
+            return Answer(cast("Reply", reply), None if meta["tensors"] is None else path)
         if envelope.id in self._seen:
             raise MessageError(
                 f"request {envelope.request_id} came a second time, long after it was answered",
@@ -72,7 +77,11 @@ class StoredReplies:
         return None
 
     def keep(self, envelope: Envelope, answer: Answer) -> Answer:
-        """Keeps a reply; its tensors' file is moved here. Drops replies of this experiment's rounds before the last."""
+        """Keeps a reply, so that it is there also if this process is killed; its tensors' file is moved here.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         target = self._path(envelope)
         tensors = None
         if answer.tensors is not None:
@@ -83,21 +92,40 @@ class StoredReplies:
             "good": not isinstance(answer.reply, Failure),
             "experiment": f"{envelope.sender}/{envelope.experiment_id}",
             "round": envelope.round,
-            "tensors": tensors is not None,
+            "tensors": None if tensors is None else tensors.stat().st_size,
             "reply": b"".join(codec.encode(answer.reply)).hex(),
         }
-        partial = target.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(meta, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        self._remember(envelope)
-        self._kept[target] = (meta["experiment"], envelope.round)
-        self._forget(str(meta["experiment"]), before=envelope.round - 1)
+        # Half a file is as good as none: it is read as if nothing was kept.
+        target.write_text(json.dumps(meta), encoding="utf-8")
+        self._kept[target] = (str(meta["experiment"]), envelope.round)
         return Answer(answer.reply, tensors)
 
+    def settle(self, envelope: Envelope) -> None:
+        """Has what was kept outlast a power cut, and drops replies of this experiment's rounds before the last.
+
+        It takes its time: call it in a thread, while the reply is on its way.
+        """
+        path = self._path(envelope)
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as err:
+            log.warning("the reply to %s is not sure to outlast a power cut: %s", envelope.request_id, err)
+        self._remember(envelope)
+        if path in self._kept:
+            self._forget(self._kept[path][0], before=envelope.round - 1)
+
+    def _is_whole(self, envelope: Envelope, meta: dict[str, Any]) -> bool:
+        """Whether the tensors are all there: after a power cut, their file may end early."""
+        if meta["tensors"] is None:
+            return True
+        with suppress(OSError):
+            return bool(meta["tensors"] == self._path(envelope).with_suffix(".safetensors").stat().st_size)
+        return False
+
     def _remember(self, envelope: Envelope) -> None:
+        if envelope.id in self._seen:
+            return
         self._seen[envelope.id] = envelope.time
         with (self._folder / _SEEN).open("a", encoding="utf-8") as file:
             file.write(f"{envelope.time:.0f} {envelope.id}\n")
