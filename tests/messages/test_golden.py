@@ -39,6 +39,7 @@ WORK = {
 REPLY = {"request_id": "r-1", "node_id": "va"}
 FIXED = [
     requests.SearchRequest(request_id="r-1", tags=("heart", "Herz ♥")),
+    requests.ApprovalRequest(**WORK, message="Für die Studie", purpose="research", round_limit=15),
     requests.CheckRequest(**WORK, tensors=TENSORS),
     requests.TrainRequest(
         **WORK, round=3, local_rule=requests.LocalRule(name="proximal", numbers={"mu": 0.01}), tensors=TENSORS
@@ -61,6 +62,14 @@ FIXED = [
                 problem="The file has vanished.",
             ),
         ),
+    ),
+    replies.ApprovalReply(
+        **REPLY,
+        state="pending",
+        asked="3f2a",
+        since=1.5e9,
+        what="Plan waits for the data manager of Long Beach VA",
+        to_do="polyclinic node approve va 3f2a",
     ),
     replies.CheckReply(**REPLY, items=(replies.CheckItem(name="plan", ok=False, detail="no optimizer"),)),
     replies.TrainReply(

@@ -35,6 +35,21 @@ class SearchReply(Reply):
     datasets: tuple[DatasetInfo, ...]
 
 
+class ApprovalReply(Reply):
+    """What the data manager has said. What a policy refuses is a `Failure` instead.
+
+    ``asked``: the short id under which the data manager finds it; ``since``: when that was asked for first, in seconds
+    since 1970; ``what``, ``to_do``: for the researcher, where it is not approved.
+    """
+
+    kind: Literal["approval-reply/1"] = "approval-reply/1"
+    state: Literal["approved", "pending", "rejected", "revoked"]
+    asked: str = ""
+    since: float = 0.0
+    what: str = ""
+    to_do: str = ""
+
+
 class CheckItem(Part):
     name: str
     ok: bool

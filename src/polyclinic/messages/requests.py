@@ -8,6 +8,7 @@ from pydantic import Field
 
 from polyclinic.messages.message import Identifier, Message, Part
 from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.messages.version import later
 
 
 class PlanText(Part):
@@ -46,9 +47,15 @@ class WorkRequest(Request):
     seed: int
     local_rule: LocalRule | None = None
     local_layers: tuple[str, ...] = ()  # tensors that the node keeps for itself
-    message: str = ""  # for the data manager who decides
-    purpose: str = ""  # a word that the node's policy may ask for
-    round_limit: int | None = None  # rounds in all that the experiment asks for
+    message: str = later(1, "", max_length=10_000)  # for the data manager who decides
+    purpose: str = later(1, "", max_length=200)  # a word that the node's policy may ask for
+    round_limit: int | None = later(1, None, ge=1)  # rounds in all that the experiment asks for
+
+
+class ApprovalRequest(WorkRequest):
+    """May this plan be trained on this dataset? Nothing is run, and there are no tensors."""
+
+    kind: Literal["approval-request/1"] = "approval-request/1"
 
 
 class CheckRequest(WorkRequest):
