@@ -4,6 +4,7 @@
 
     PolyclinicError
     ├── ConfigError             config              a setting that is unknown, missing or contradicts another
+    │   └── PolicyInvalid       policy-file         a node's policy that cannot be read; the node refuses all work
     ├── PlanError               plan                a training plan that cannot be built or run
     │   └── PlanSourceError     plan-source         a part of a plan that cannot travel to the nodes
     ├── MessageError            message             bytes that are no message of ours
@@ -12,13 +13,15 @@
     │   ├── DatasetChanged      dataset-changed     data that vanished or changed since they were registered
     │   └── DownloadError       download            a download that cannot be finished or verified
     ├── NodeError               node                a node that does not exist or cannot work
-    │   └── NodeInUse           node-in-use         another program holds this node's folder
+    │   ├── NodeInUse           node-in-use         another program holds this node's folder
+    │   └── LeavingRefused      leaving             a reply that is not what was asked for, and stays at the hospital
     ├── FederationError         federation          the nodes cannot be reached as asked
     │   ├── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
     │   ├── HubError            hub                 the hub cannot be made, started or changed as asked
     │   ├── JoinRefused         join-refused        a join token that the hub does not take
     │   ├── NotTrusted          not-trusted         a node whose data manager has not said yes to this researcher
-    │   └── NotApproved         not-approved        a plan that a data manager has not said yes to
+    │   ├── NotApproved         not-approved        a plan that a data manager has not said yes to
+    │   └── PolicyRefused       policy              a request that a rule of a node's policy is against
     ├── TrainingError           training            local training that cannot go on
     │   ├── Diverged            diverged            a loss or a weight became NaN or infinite, and not by the data
     │   └── DeadlinePassed      deadline            the round's deadline passed before the node was done
@@ -66,6 +69,10 @@ class ConfigError(PolyclinicError):
     code = "config"
 
 
+class PolicyInvalid(ConfigError):
+    code = "policy-file"
+
+
 class PlanError(PolyclinicError):
     code = "plan"
 
@@ -102,6 +109,10 @@ class NodeInUse(NodeError):
     code = "node-in-use"
 
 
+class LeavingRefused(NodeError):
+    code = "leaving"
+
+
 class FederationError(PolyclinicError):
     code = "federation"
 
@@ -124,6 +135,16 @@ class NotTrusted(FederationError):
 
 class NotApproved(FederationError):
     code = "not-approved"
+
+
+class PolicyRefused(FederationError):
+    """In addition, the names of the ``rules``."""
+
+    code = "policy"
+
+    def __init__(self, what: str, *, to_do: str = "", rules: Iterable[str] = (), **where: object) -> None:
+        super().__init__(what, to_do=to_do, **where)
+        self.rules = tuple(rules)
 
 
 class TrainingError(PolyclinicError):
