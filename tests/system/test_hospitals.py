@@ -1,7 +1,5 @@
 """A real federation on a bad day: its hub, nodes and researcher are killed, frozen and cut off, each at the worst
 time. Every round ends, nothing is trained twice, and the model is the one of this process, bit for bit.
-
-This file is also the researcher that is killed: python test_hospitals.py IDENTITY FOLDER MARKS
 """
 
 from __future__ import annotations
@@ -11,187 +9,33 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
-from torch import nn
-
-from polyclinic import Experiment, InProcessFederation, TorchTrainingPlan
+from polyclinic import Experiment
 from polyclinic.errors import Cancelled, RoundFailed
 from polyclinic.federation.hub.status import look
 from polyclinic.federation.over_nats.researcher import NatsFederation
-from polyclinic.federation.over_nats.status import NodeStatus
-from polyclinic.federation.places import create_nodes
-from polyclinic.federation.try_out import TryOut
-
-# Real processes that are killed and frozen: with other tests beside them on two cores, some come too late. See the page
-# of the real federation.
-pytestmark = pytest.mark.skipif(
-    "POLYCLINIC_TEST_HOSPITALS" not in os.environ, reason="needs a quiet machine; set POLYCLINIC_TEST_HOSPITALS=1"
+from tests.system.hospitals import (
+    NAMES,
+    NODES,
+    ROUNDS,
+    STEPS,
+    Hospitals,
+    assert_same_end,
+    experiment,
+    in_background,
+    until,
 )
 
-NODES = ("cleveland", "hungary")
-NAMES = ("Cleveland", "Hungary")
-ROUNDS = 3
-
-
-class Plan(TorchTrainingPlan):
-    """Says when it trains and for whom, and waits while a file tells it to."""
-
-    def __init__(self, model_args: dict[str, Any]) -> None:
-        super().__init__(model_args)
-        self.model = nn.Sequential(nn.Linear(13, 8), nn.Dropout(0.2), nn.Linear(8, 1))
-        # More than travels inside of a message.
-        self.ballast = nn.Parameter(torch.linspace(-1, 1, 100_000))
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
-
-    def training_step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        marks = Path(self.model_args["marks"])
-        (marks / f"step-{len(x)}-{os.getpid()}-{time.monotonic_ns()}").touch()
-        while (marks / "wait").exists():
-            (marks / f"waiting-{os.getpid()}").touch()
-            time.sleep(0.05)
-            if (marks / "stoppable").exists():
-                break
-        return nn.functional.binary_cross_entropy_with_logits(self.model(x), y) + self.ballast.square().mean()
-
-
-def experiment(federation: Any, folder: Path, marks: Path, **settings: Any) -> Experiment:
-    settings = {"round_limit": ROUNDS, "training_args": {"batch_size": 16, "num_updates": 2}} | settings
-    settings["training_args"]["optimizer_state"] = "kept"
-    return Experiment(
-        Plan,
-        model_args={"marks": str(marks)},
-        tags=["fed_heart_disease"],
-        folder=folder,
-        federation=federation,
-        observers=[],
-        seed=4,
-        **settings,
-    )
-
-
-def main() -> None:
-    identity, folder, marks = map(Path, sys.argv[1:])
-    federation = NatsFederation(identity)
-    if (folder / "experiment.json").exists():
-        Experiment.load(folder, federation=federation, observers=[]).run()
-    else:
-        experiment(federation, folder, marks).run()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.05)
-
-
-class Hospitals:
-    """The hub, the nodes, a researcher, and what plans have marked."""
-
-    def __init__(self, tries: TryOut, identity: Path) -> None:
-        self.tries = tries
-        self.identity = identity
-        self.federation = NatsFederation(identity)
-        self.marks = tries.folder / "marks"
-
-    def wait(self, yes: bool) -> None:
-        if yes:
-            (self.marks / "wait").touch()
-        else:
-            (self.marks / "wait").unlink(missing_ok=True)
-
-    def training(self, count: int = len(NODES)) -> None:
-        """Until so many nodes are in the middle of a training."""
-        until(lambda: len(list(self.marks.glob("waiting-*"))) >= count)
-
-    def steps(self) -> int:
-        return len(list(self.marks.glob("step-*")))
-
-    def status(self, node: str) -> NodeStatus:
-        status = NodeStatus.read(self.tries.place / node)
-        assert status is not None
-        return status
-
-    def log(self, name: str) -> str:
-        return (self.tries.folder / f"{name}.log").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
-    folder = tmp_path_factory.mktemp("hospitals")
-    with TryOut(folder) as tries:
-        create_nodes(tries.place, "fed_heart_disease", centers=[0, 1])
-        tries.start_hub()
-        researcher = tries.join_researcher("ada")
-        for node in NODES:
-            tries.join_node(node, [researcher])
-            tries.start_node(node, "--show-errors", wait=False)
-        for node in NODES:
-            tries.wait_for_node(node)
-        found = Hospitals(tries, researcher)
-        yield found
-        found.federation.close()
-
-
-@pytest.fixture
-def hospitals(running: Hospitals) -> Iterator[Hospitals]:
-    running.marks.mkdir(exist_ok=True)
-    for mark in running.marks.iterdir():
-        mark.unlink()
-    yield running
-    running.wait(False)
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """The same experiment in this process."""
-    folder = tmp_path_factory.mktemp("expected")
-    create_nodes(folder / "nodes", "fed_heart_disease", centers=[0, 1])
-    (folder / "marks").mkdir()
-    found = experiment(InProcessFederation.at(folder / "nodes"), folder / "run", folder / "marks")
-    found.run()
-    return found
-
-
-def assert_same_end(found: Experiment, expected: Experiment) -> None:
-    one, other = found.model().state_dict(), expected.model().state_dict()
-    assert {name: torch.equal(tensor, other[name]) for name, tensor in one.items()} == dict.fromkeys(other, True)
-    assert [(r.round, r.node, r.value) for r in found.history] == [(r.round, r.node, r.value) for r in expected.history]
-
-
-def in_background(run: Callable[[], Any]) -> Callable[[], BaseException | None]:
-    """Runs it in a thread; what is returned waits for the end, and returns the error."""
-    error: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            run()
-        except BaseException as err:
-            error.append(err)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-
-    def wait() -> BaseException | None:
-        thread.join(120)
-        assert not thread.is_alive()
-        return error[0] if error else None
-
-    return wait
+ALL_STEPS = len(NODES) * ROUNDS * STEPS
+LONG = {"batch_size": 16, "num_updates": 100_000}
 
 
 def test_the_model_is_that_of_this_process(hospitals: Hospitals, expected: Experiment, tmp_path: Path) -> None:
     found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks)
     found.run()
     assert_same_end(found, expected)
-    assert hospitals.steps() == len(NODES) * ROUNDS * 2
+    assert hospitals.steps() == ALL_STEPS
 
 
 def test_a_node_that_is_killed_in_training_goes_on_when_it_is_started_again(
@@ -217,55 +61,50 @@ def test_the_hub_is_killed_in_training_and_comes_back(
     hospitals.wait(True)
     end = in_background(found.run)
     hospitals.training()
-    hospitals.tries.kill("hub")
+    hospitals.kill_hub()
     # Nodes end their training while there is no hub.
     hospitals.wait(False)
-    until(lambda: hospitals.steps() >= len(NODES) * 4)
+    until(lambda: hospitals.steps() >= len(NODES) * 2 * STEPS, "training without a hub")
     hospitals.tries.start_again("hub")
     assert end() is None
     assert_same_end(found, expected)
-    assert hospitals.steps() == len(NODES) * ROUNDS * 2
+    assert hospitals.steps() == ALL_STEPS
 
 
-def test_a_researcher_who_is_killed_in_a_round_finds_the_replies_that_came_meanwhile(
+def test_a_researcher_who_is_killed_at_each_stage_of_a_round_goes_on(
     hospitals: Hospitals, expected: Experiment, tmp_path: Path
 ) -> None:
-    command = [sys.executable, __file__, str(hospitals.identity), str(tmp_path / "run"), str(hospitals.marks)]
-    hospitals.wait(True)
-    with subprocess.Popen(command) as program:
-        hospitals.training()
-        program.kill()
-    hospitals.wait(False)
-    until(lambda: all(hospitals.status(node).task is None for node in NODES))
-    assert hospitals.steps() == len(NODES) * 2
-    # Its replies are at the hub, so the nodes need not even be there for this round.
-    for node in NODES:
-        hospitals.tries.kill(node, signal.SIGSTOP)
-    with subprocess.Popen(command) as program:
-        until(lambda: (tmp_path / "run" / "rounds" / "000001.json").exists())
-        for node in NODES:
-            hospitals.tries.kill(node, signal.SIGCONT)
-        assert program.wait(120) == 0
+    before = hospitals.log(NODES[0]).count("answered again")
+    # All but the last two die in the first round.
+    stages = ["prepared", "uploading", "asking", "waiting", "replied", "recorded", "end"]
+    with hospitals.researcher(tmp_path / "run", *stages) as program:
+        told = program.communicate()[0].decode().splitlines()
+    assert told == [*(f"{stage} was killed" for stage in stages[:-1]), "end ended with 0"]
     assert_same_end(Experiment.load(tmp_path / "run"), expected)
-    assert hospitals.steps() == len(NODES) * ROUNDS * 2
+    assert hospitals.steps() == ALL_STEPS
+    # Whoever was killed with all replies at hand found them at the hub, and asked no node again.
+    assert hospitals.log(NODES[0]).count("answered again") <= before + 1
 
 
 def test_a_node_that_is_frozen_is_missed_and_its_late_reply_counts_nowhere(
     hospitals: Hospitals, tmp_path: Path
 ) -> None:
-    federation = NatsFederation(hospitals.identity)
-    found = experiment(federation, tmp_path / "run", hospitals.marks, min_nodes=1, deadline_seconds=20.0, round_limit=2)
+    # Longer than the heartbeat is remembered, and two seconds more.
+    federation = NatsFederation(hospitals.identity, patience=12.0)
+    found = experiment(federation, tmp_path / "run", hospitals.marks, min_nodes=1, round_limit=2)
     hospitals.wait(True)
     end = in_background(found.run_round)
     hospitals.training()
     hospitals.tries.kill(NODES[1], signal.SIGSTOP)
-    until(lambda: not federation._directory.nodes[NODES[1]].is_there)
     hospitals.wait(False)
+    until(lambda: not federation._directory.nodes[NODES[1]].is_there, "absence")
     assert end() is None
     assert found.records[-1].nodes == NAMES[:1]
-    assert [(f.node, f.code) for f in found.records[-1].failures] == [(NAMES[1], "deadline")]
+    assert [(f.node, f.code, f.what) for f in found.records[-1].failures] == [
+        (NAMES[1], "node", "node Hungary is not at the hub")
+    ]
     hospitals.tries.kill(NODES[1], signal.SIGCONT)
-    until(lambda: federation._directory.nodes[NODES[1]].is_there)
+    until(lambda: federation._directory.nodes[NODES[1]].is_there, "return")
     found.run_round()
     assert found.records[-1].nodes == NAMES
     federation.close()
@@ -277,19 +116,12 @@ def test_cancel_reaches_nodes_at_work_and_the_run_goes_on_later(
     found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks)
     (hospitals.marks / "wait").touch()
     (hospitals.marks / "stoppable").touch()
-    longer = experiment(
-        hospitals.federation,
-        tmp_path / "longer",
-        hospitals.marks,
-        training_args={"batch_size": 16, "num_updates": 100_000},
-    )
+    longer = experiment(hospitals.federation, tmp_path / "longer", hospitals.marks, training_args=dict(LONG))
     end = in_background(longer.run)
     hospitals.training()
     longer.cancel()
     assert isinstance(end(), Cancelled)
-    until(lambda: all(hospitals.status(node).task is None for node in NODES))
-    for mark in hospitals.marks.iterdir():
-        mark.unlink()
+    hospitals.restore()
     found.run()
     assert_same_end(found, expected)
 
@@ -297,17 +129,12 @@ def test_cancel_reaches_nodes_at_work_and_the_run_goes_on_later(
 def test_a_task_that_the_hospital_stops_fails_at_this_node_only(hospitals: Hospitals, tmp_path: Path) -> None:
     (hospitals.marks / "wait").touch()
     (hospitals.marks / "stoppable").touch()
-    longer = experiment(
-        hospitals.federation,
-        tmp_path / "run",
-        hospitals.marks,
-        training_args={"batch_size": 16, "num_updates": 100_000},
-    )
+    longer = experiment(hospitals.federation, tmp_path / "run", hospitals.marks, training_args=dict(LONG))
     end = in_background(longer.run)
     hospitals.training()
-    for node in NODES:
-        command = ["node", "stop-task", node, "--at", str(hospitals.tries.place)]
-        subprocess.run([sys.executable, "-m", "polyclinic", *command], check=True, capture_output=True)
+    command = ["node", "stop-task", NODES[0], "--at", str(hospitals.tries.place)]
+    subprocess.run([sys.executable, "-m", "polyclinic", *command], check=True, capture_output=True)
+    os.kill(hospitals.status(NODES[1]).pid, signal.SIGUSR1)  # what the command does
     error = end()
     assert isinstance(error, RoundFailed)
     assert error.codes == {"node"}
@@ -321,7 +148,7 @@ def test_searches_are_answered_while_a_node_trains(hospitals: Hospitals, tmp_pat
     hospitals.training()
     other = experiment(hospitals.federation, tmp_path / "other", hospitals.marks, nodes=["hungary"], round_limit=1)
     later = in_background(other.run)
-    until(lambda: hospitals.status("hungary").queue == {"ada": 1})
+    until(lambda: hospitals.status("hungary").queue == {"ada": 1}, "the queue")
     hospitals.wait(False)
     assert end() is None
     assert later() is None
@@ -334,8 +161,5 @@ def test_little_is_left_at_the_hub(hospitals: Hospitals, tmp_path: Path) -> None
     before = stored()
     for number in range(2):
         experiment(hospitals.federation, tmp_path / f"run-{number}", hospitals.marks).run()
-    until(lambda: stored() == before)
-
-
-if __name__ == "__main__":
-    main()
+    # What earlier tests left may go meanwhile.
+    until(lambda: all(number <= before[name] for name, number in stored().items()), "tidying up")
