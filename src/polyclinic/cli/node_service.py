@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from polyclinic.cli.at import At, place_of
 if TYPE_CHECKING:
     from polyclinic.federation.over_nats.identity import Identity
     from polyclinic.federation.over_nats.status import NodeStatus
+
+_SHOWN = 20  # of those that wait
 
 Node = Annotated[
     str | None, typer.Argument(metavar="NODE", help="The node's id; not needed where only one has joined a hub.")
@@ -201,6 +204,9 @@ def _lines(identity: Identity, running: NodeStatus | None, trusted: list[str]) -
     else:
         lines.append(f"It runs as process {running.pid}; {'connected' if running.connected else 'the hub is away'}.")
         lines.append(f"Works on: {running.task.describe() if running.task else 'nothing'}")
-        waiting = ", ".join(f"{count} of {who}" for who, count in running.queue.items())
-        lines.append(f"Waiting: {waiting or 'nothing'}")
+        lines.append("Waiting: " + (f"{len(running.waiting)}, in this order" if running.waiting else "nothing"))
+        lines += [f"  {number}. {task.what}" for number, task in enumerate(running.waiting[:_SHOWN], 1)]
+        if more := running.waiting[_SHOWN:]:
+            counts = Counter(task.researcher for task in more)
+            lines.append("  … and " + ", ".join(f"{count} of {who}" for who, count in counts.items()))
     return lines + trusted

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from polyclinic.federation.node_state import NodeState
 from polyclinic.messages.replies import Reply
 from polyclinic.messages.requests import Request
 
@@ -45,6 +46,13 @@ class Federation(ABC):
     @abstractmethod
     def cancel(self, experiment_id: str) -> None:
         """Stops this experiment's work at all nodes after the batch they are at. May be called from any thread."""
+
+    def watch(self, experiment_id: str, heard: Callable[[NodeState], None]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Has ``heard`` called with what nodes are at, while replies to this experiment's requests are waited for.
+
+        It is called in the thread that waits. States are for people to watch; none need ever come.
+        """
+        return nullcontext()
 
     def in_use(self, node_ids: Iterable[str]) -> AbstractContextManager[None]:  # noqa: ARG002
         """Keeps other programs of this machine out of the nodes' folders meanwhile.

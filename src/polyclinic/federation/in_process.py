@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
 from polyclinic.errors import Cancelled, DeadlinePassed, FederationError, nearest
 from polyclinic.federation.federation import Federation, NodeInfo
+from polyclinic.federation.node_state import TRAINING, Heard, NodeState, Watchers
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
 from polyclinic.node.node import DATABASE, Node
@@ -39,6 +40,7 @@ class InProcessFederation(Federation):
             self._nodes[node.node_id] = node
         self._working = threading.Lock()
         self._sends: list[tuple[set[str], Stop]] = []
+        self._watchers = Watchers()
 
     @classmethod
     def at(cls, place: Path) -> Self:
@@ -81,7 +83,16 @@ class InProcessFederation(Federation):
 
     def _answering(self, requests: Mapping[str, Request], stop: Stop) -> Callable[[str], Reply]:
         """How a node's reply comes about. Nodes are asked for by id, one at a time; not all need be asked for."""
-        return lambda node_id: self._nodes[node_id].handle(requests[node_id], stop)
+
+        def answer(node_id: str) -> Reply:
+            request = requests[node_id]
+            if self._watchers.of(request):
+                stop.told = lambda progress: self._watchers.tell(
+                    request, NodeState(node_id, TRAINING, progress=progress)
+                )
+            return self._nodes[node_id].handle(request, stop)
+
+        return answer
 
     def _require_nodes(self, node_ids: Iterable[str]) -> None:
         for node_id in node_ids:
@@ -92,6 +103,9 @@ class InProcessFederation(Federation):
         for experiments, stop in list(self._sends):
             if experiment_id in experiments:
                 stop.cancelled.set()
+
+    def watch(self, experiment_id: str, heard: Heard) -> AbstractContextManager[None]:
+        return self._watchers.watch(experiment_id, heard)
 
     @contextmanager
     def in_use(self, node_ids: Iterable[str]) -> Iterator[None]:

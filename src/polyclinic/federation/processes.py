@@ -15,10 +15,12 @@ from typing import Any, cast
 from polyclinic import tensors
 from polyclinic.errors import ConfigError
 from polyclinic.federation.in_process import InProcessFederation, late, open_nodes, stopped
+from polyclinic.federation.node_state import TRAINING, NodeState
 from polyclinic.federation.places import default_place
 from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, SearchRequest
+from polyclinic.node.stop import Progress
 
 # A worker keeps the deadline itself; this long after it, it is taken for hung.
 GRACE_SECONDS = 5.0
@@ -114,7 +116,7 @@ class _Round:
             while self._waiting and len(self._busy) < self._federation._size:
                 yield from self._start(self._waiting.popleft())
             for worker in self._wait():
-                yield self._finish(worker)
+                yield from self._hear(worker)
             yield from self._give_up()
 
     def end(self) -> None:
@@ -180,15 +182,21 @@ class _Round:
         # A dead worker's pipe may be held open by a process that the plan had started.
         return ready or [worker for worker in self._busy if not worker.alive]
 
-    def _finish(self, worker: WorkerProcess) -> Reply:
+    def _hear(self, worker: WorkerProcess) -> Iterator[Reply]:
+        message = worker.hear()
+        if isinstance(message, Progress):
+            node_id = self._busy[worker]
+            state = NodeState(node_id, TRAINING, progress=message)
+            self._federation._watchers.tell(self._requests[node_id], state)
+            return
         node_id = self._release(worker)
-        message = worker.answer()
         if message is None:
-            return self._lost(node_id, worker)
+            yield self._lost(node_id, worker)
+            return
         # What it holds stays mapped as long as its tensors live.
         (self._folder / f"reply-{node_id}.safetensors").unlink(missing_ok=True)
         self._federation._give_back(worker)
-        return cast("Reply", message)
+        yield cast("Reply", message)
 
     def _release(self, worker: WorkerProcess) -> str:
         self._selector.unregister(worker.output)

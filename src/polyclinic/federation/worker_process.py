@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from io import BufferedReader
 from typing import Any, BinaryIO, cast
 
 from polyclinic.errors import MessageError
 from polyclinic.messages.message import Message
 from polyclinic.messages.requests import Request
-from polyclinic.node.worker import Frame, load_tensors, read_frame, write_frame
+from polyclinic.node.stop import Progress
+from polyclinic.node.worker import Frame, load_tensors, progress_in, read_frame, write_frame
 
 
 class WorkerProcess:
@@ -40,7 +43,8 @@ class WorkerProcess:
 
     @property
     def output(self) -> BinaryIO:
-        return cast("BinaryIO", self._process.stdout)
+        """Where frames come. Without a buffer, so that what has come and is not read yet can be waited for."""
+        return cast("BinaryIO", cast("BufferedReader", self._process.stdout).raw)
 
     def ask(self, envelope: dict[str, Any], request: Request | None) -> bool:
         """Sends a frame; False if the worker is gone."""
@@ -50,22 +54,34 @@ class WorkerProcess:
             return False
         return True
 
-    def answer(self) -> Message | None:
-        """Waits for the worker's answer, with its tensors; None if it died, or wrote what is no answer."""
+    def hear(self) -> Message | Progress | None:
+        """Waits for what the worker says next: how far it is, or its answer, with its tensors; None if it died, or
+        wrote what is neither."""
         try:
-            frame = self.answer_frame()
-            return load_tensors(*frame) if frame else None
-        except (MessageError, OSError, ValueError):
+            frame = self._next_frame()
+            return frame and (progress_in(frame) or load_tensors(*frame))
+        except (MessageError, OSError, ValueError, TypeError):
             return None
 
-    def answer_frame(self) -> Frame | None:
-        """The same, but its tensors stay in the file that the envelope names."""
+    def answer_frame(self, told: Callable[[Progress], None]) -> Frame | None:
+        """Waits for the answer, whose tensors stay in the file that its envelope names; None as above.
+
+        Args:
+            told: called with how far the worker is.
+        """
+        try:
+            while frame := self._next_frame():
+                if (progress := progress_in(frame)) is None:
+                    return frame
+                told(progress)
+        except (MessageError, OSError, ValueError, TypeError):
+            pass
+        return None
+
+    def _next_frame(self) -> Frame | None:
         if not self.alive:
             self.end_group()  # else a process that a plan had started could hold the pipe open
-        try:
-            return read_frame(self.output)
-        except (MessageError, OSError, ValueError):
-            return None
+        return read_frame(self.output)
 
     def kill(self) -> str:
         """Ends the worker and all that it started; says how it had ended, for a reader."""

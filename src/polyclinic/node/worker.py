@@ -5,6 +5,8 @@
 Frames come on standard input and go out on standard output. A frame is two blobs, each with its length in front
 (4 bytes, little-endian): an envelope (JSON) and a message without its tensors. Tensors lie in files that the
 envelope names, and are mapped. The worker ends when its input ends, also in the middle of a training.
+
+Before its answer, a worker may write frames without a message that say how far it is (`progress_in`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import shutil
 import threading
 import time
@@ -26,7 +29,7 @@ from polyclinic.messages.message import Message
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, SearchRequest
 from polyclinic.node.node import Node
-from polyclinic.node.stop import Stop
+from polyclinic.node.stop import Progress, Stop
 
 Frame = tuple[dict[str, Any], Message | None]
 
@@ -63,12 +66,39 @@ def load_tensors(envelope: dict[str, Any], message: Message | None) -> Message |
     return message
 
 
-def _blob(stream: BinaryIO) -> bytes | None:
-    length = stream.read(4)
-    if len(length) < 4:
+def progress_in(frame: Frame) -> Progress | None:
+    """What a worker says before its answer, which is None if this frame is the answer.
+
+    Raises:
+        ValueError, TypeError: it says it wrongly.
+    """
+    envelope, message = frame
+    if message is not None or "progress" not in envelope:
         return None
-    data = stream.read(int.from_bytes(length, "little"))
-    return data if len(data) == int.from_bytes(length, "little") else None
+    batch, num_batches, loss = envelope["progress"]
+    return Progress(int(batch), int(num_batches), float(loss))
+
+
+def _tell(outgoing: BinaryIO, progress: Progress) -> None:
+    # Where nobody reads, nothing is told: a training waits for nobody.
+    if select.select((), (outgoing,), (), 0)[1]:
+        write_frame(outgoing, {"progress": [progress.batch, progress.num_batches, progress.loss]}, None)
+
+
+def _blob(stream: BinaryIO) -> bytes | None:
+    length = _read(stream, 4)
+    return None if length is None else _read(stream, int.from_bytes(length, "little"))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes | None:
+    """So many bytes, also of a stream that gives them in pieces; None if it ends before."""
+    parts = bytearray()
+    while len(parts) < size:
+        part = stream.read(size - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
 
 
 class _Desk:
@@ -135,7 +165,9 @@ def main() -> None:
     desk = _Desk()
     while True:
         envelope, request = waiting.get()
-        answer, reply = desk.answer(envelope, request, stops[request.request_id])
+        stop = stops[request.request_id]
+        stop.told = lambda progress: _tell(outgoing, progress)
+        answer, reply = desk.answer(envelope, request, stop)
         del stops[request.request_id]
         write_frame(outgoing, answer, reply)
 

@@ -7,7 +7,8 @@ verb          by          question                                answer
 ============  ==========  ======================================  =============================================
 ``hello``     both        ``starts``: true once, when a program   ``time`` (seconds since 1970), ``id``, ``role``,
                           starts: what it had taken and not        ``name``, ``hub``, ``max_bytes``, ``parties``: list
-                          acknowledged comes again at once        of ``id``, ``name``, ``key`` of the other role
+                          acknowledged comes again at once        of ``id``, ``name``, ``key`` of the other role, and
+                                                                  of nodes ``heard``: when the desk last heard of it
 ``chunks``    both        ``sha256`` and: ``experiment``          ``chunks``: the numbers of those that are stored
                           (researcher), or ``researcher`` and
                           ``request`` (node)
@@ -67,6 +68,7 @@ class Desk:
         self._client = Client()
         self._reloader = Reloader(hub, parties)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._heard: dict[str, float] = {}  # when a node's last heartbeat came
         self._answers: dict[str, Callable[[Party, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "hello": self._hello,
             "chunks": self._chunks,
@@ -96,6 +98,7 @@ class Desk:
         await self.bring_up_to_date()
         await self._client.subscribe(f"{subjects.join('x')[:-1]}*", cb=self._in_background(self._on_join))
         await self._client.subscribe("desk.*.*", cb=self._in_background(self._on_question))
+        await self._client.subscribe(subjects.heartbeats(), cb=self._on_heartbeat)
         await self._client.subscribe(subjects.REFRESH, cb=self._in_background(self._on_refresh))
         # Whoever is told that the hub runs must find the desk listening.
         await self._client.flush(20)
@@ -175,6 +178,9 @@ class Desk:
             raise HubError(f"no {verb!r} for {party_id!r}")
         await self._respond(message, await self._answers[verb](party, _object(message.data)))
 
+    async def _on_heartbeat(self, message: Msg) -> None:
+        self._heard[message.subject.rpartition(".")[2]] = time.time()
+
     async def _on_refresh(self, message: Msg) -> None:
         await self.bring_up_to_date()
         await self._respond(message, {})
@@ -194,7 +200,11 @@ class Desk:
             "name": party.name,
             "hub": self._settings.name,
             "max_bytes": self._settings.max_disk_bytes,
-            "parties": [{"id": p.party_id, "name": p.name, "key": p.public_key} for p in self._parties.members(other)],
+            "parties": [
+                {"id": p.party_id, "name": p.name, "key": p.public_key}
+                | ({"heard": self._heard[p.party_id]} if p.party_id in self._heard else {})
+                for p in self._parties.members(other)
+            ],
         }
 
     async def _chunks(self, party: Party, question: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from polyclinic import tensors
-from polyclinic.errors import FederationError, MessageError, PolyclinicError
+from polyclinic.errors import FederationError, MessageError, OtherVersion, PolyclinicError
+from polyclinic.federation.node_state import NodeState
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.connection import CONNECT_SECONDS, Link
 from polyclinic.federation.over_nats.directory import Directory
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES, Lock, key_of, salt_of
 from polyclinic.federation.over_nats.identity import Identity
+from polyclinic.federation.over_nats.live import state_in
 from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, read_body, seal, unseal
 from polyclinic.messages import codec
 from polyclinic.messages.replies import Failure, Reply
@@ -48,6 +50,7 @@ class Sending:
         parts: the tensors that travel apart, by SHA-256.
         arrived: replies in the order they came, or the error that ended it.
         taking: frames of replies whose tensors are still on their way.
+        states: what each node said last of itself; for people only.
     """
 
     frames: dict[str, bytes]
@@ -57,6 +60,7 @@ class Sending:
     may_be_answered: bool
     arrived: queue.SimpleQueue[Reply | BaseException] = field(default_factory=queue.SimpleQueue)
     taking: set[bytes] = field(default_factory=set)
+    states: dict[str, NodeState] = field(default_factory=dict)
 
 
 class Correspondence:
@@ -88,6 +92,7 @@ class Correspondence:
         await self.link.open()
         await self.link.listen(subjects.from_all("rep", self._me.party_id), self._on_reply)
         await self.link.listen(subjects.heartbeats(), self._on_heartbeat)
+        await self.link.listen(subjects.from_all("live", self._me.party_id), self._on_live)
         await self.refresh()
         await asyncio.gather(*map(self._look_at, self._directory.nodes))
         self._start(self._watch())
@@ -109,7 +114,7 @@ class Correspondence:
         """
         try:
             answer = await asyncio.wait_for(self.link.ask_desk("hello", {}), CONNECT_SECONDS)
-            self._directory.update(answer["parties"])
+            self._directory.update(answer["parties"], answer["time"])
         except TimeoutError:
             if not self._directory.as_before():
                 raise FederationError(
@@ -122,6 +127,13 @@ class Correspondence:
 
     async def _on_heartbeat(self, message: Msg) -> None:
         self._directory.heard(message.subject.rpartition(".")[2], message.data)
+
+    async def _on_live(self, message: Msg) -> None:
+        node_id = message.subject.rpartition(".")[2]
+        if (told := state_in(message.data, node_id, self._me.party_id)) is not None:
+            request_id, state = told
+            if sending := self._waiting_for(node_id, request_id):
+                sending.states[node_id] = state
 
     # ---- requests
 
@@ -295,6 +307,15 @@ class Correspondence:
             if envelope.kind != "reply" or envelope.sender != node_id or envelope.request_id != asked.request_id:
                 raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a reply of {node_id}")
             reply = await self._reply_in(envelope, read_body(envelope, body, self._me.keys, key), asked)
+        except OtherVersion as err:
+            reply = Failure(
+                request_id=asked.request_id,
+                node_id=node_id,
+                code=err.code,
+                stage="receive",
+                what=f"node {node_id} answered with {err.what}",
+                to_do=err.to_do,
+            )
         except (PolyclinicError, OSError) as err:
             log.warning("a reply of node %s is refused: %s", node_id, err)
             return

@@ -16,10 +16,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from polyclinic.errors import FederationError, nearest
+from polyclinic.errors import FederationError, OtherVersion, nearest
 from polyclinic.federation.federation import NodeInfo
+from polyclinic.federation.node_state import clock
 from polyclinic.federation.over_nats import subjects
-from polyclinic.messages.replies import DatasetInfo, SearchReply
+from polyclinic.messages.replies import DatasetInfo, Failure, SearchReply
+from polyclinic.messages.requests import Request
+from polyclinic.messages.version import MAJOR, needed_minor, parse_version
 
 log = logging.getLogger("polyclinic.federation")
 
@@ -33,20 +36,55 @@ class KnownNode:
     Args:
         key: its public key.
         heard: when its last heartbeat came, on the clock of `time.monotonic`; None: not since this program began.
-        away_since: seconds since 1970; 0: it is there, as far as is known.
+        last_heard: when its last heartbeat came that anybody knows of, in seconds since 1970; 0: nobody does.
+        is_missed: whether it was noted that it is away.
+        working: what it works on (``state``) and for whom (``researcher``), as of its last heartbeat.
+        queue: how many requests wait for it, by researcher.
+        versions: of its ``polyclinic`` and its ``messages``.
     """
 
     name: str
     key: str
     datasets: list[dict[str, Any]] = field(default_factory=list)
     heard: float | None = None
-    away_since: float = 0.0
-    busy: bool = False
+    last_heard: float = 0.0
+    is_missed: bool = False
+    working: dict[str, Any] | None = None
+    queue: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_there(self) -> bool:
         """Whether it was heard of in the last ten seconds."""
         return self.heard is not None and time.monotonic() < self.heard + subjects.HEARTBEAT_TTL_SECONDS
+
+    def describe(self) -> str:
+        """What it is at, in a few words."""
+        if not self.is_there:
+            return f"offline since {clock(self.last_heard)}" if self.last_heard else "offline"
+        waiting = sum(self.queue.values())
+        whose = ", ".join(f"{number} of {who}" for who, number in self.queue.items())
+        queue = f"; {waiting} waiting ({whose})" if waiting else ""
+        if self.working is None:
+            return f"idle{queue}"
+        return f"{self.working['state']} for {self.working['researcher']}{queue}"
+
+    def unread(self, node_id: str, request: Request) -> Failure | None:
+        """What stands for this node's answer to a request that it cannot read; None if it can, as far as is known."""
+        theirs = parse_version(self.versions.get("messages"))
+        needed = (MAJOR, needed_minor(request))
+        if theirs is None or (theirs[0] == MAJOR and theirs >= needed):
+            return None
+        return Failure(
+            request_id=request.request_id,
+            node_id=node_id,
+            code=OtherVersion.code,
+            stage="send",
+            what=f"node {self.name} reads messages of version {self.versions['messages']} (its Polyclinic is "
+            f"{self.versions.get('polyclinic', 'of an unknown version')}), this request needs {needed[0]}.{needed[1]}",
+            to_do="install the newer Polyclinic at the side that has the older one; or leave out what is new, or this "
+            "node (polyclinic federation show has all nodes' versions)",
+        )
 
 
 class Directory:
@@ -64,8 +102,13 @@ class Directory:
         self.nodes: dict[str, KnownNode] = {}
         self._read()
 
-    def update(self, parties: list[dict[str, str]]) -> None:
-        """Takes over who belongs to the hub."""
+    def update(self, parties: list[dict[str, Any]], hub_time: float = 0.0) -> None:
+        """Takes over who belongs to the hub.
+
+        Args:
+            parties: ``id``, ``name``, ``key``, and ``heard``: when its last heartbeat came, by the hub's clock.
+            hub_time: of now, by that clock.
+        """
         before, self.nodes = self.nodes, {}
         for party in sorted(parties, key=lambda party: party["id"]):
             node_id, key = party["id"], party["key"]
@@ -80,6 +123,9 @@ class Directory:
             self.nodes[node_id] = before.get(node_id) or KnownNode(
                 name, self._keys[node_id], self._datasets.get(node_id, [])
             )
+            if heard := party.get("heard"):
+                known = self.nodes[node_id]
+                known.last_heard = max(known.last_heard, time.time() - (hub_time - float(heard)))
         self._write()
 
     def as_before(self) -> bool:
@@ -96,21 +142,23 @@ class Directory:
             return
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             about = json.loads(data)
-            known.busy = bool(about.get("busy"))
+            known.queue = {str(who): int(number) for who, number in about.get("queue", {}).items()}
+            known.versions = {str(what): str(number)[:20] for what, number in about.get("versions", {}).items()}
+            known.working = _working(about.get("working"))
             if (known.name, known.datasets) != (about["name"], about["datasets"]):
                 # What the node calls itself counts, and not what it was called when it was invited.
                 known.name, known.datasets = str(about["name"]), list(about["datasets"])
                 self._write()
-        if known.away_since:
-            log.warning("node %s is there again", known.name)
-        known.heard, known.away_since = time.monotonic(), 0.0
+        if known.is_missed:
+            log.info("node %s is there again", known.name)
+        known.heard, known.last_heard, known.is_missed = time.monotonic(), time.time(), False
 
     def note_absence(self) -> None:
         """Says once of each node that it has vanished."""
         for known in self.nodes.values():
-            if not known.is_there and not known.away_since:
-                known.away_since = time.time()
-                log.warning("node %s is not there; what it is asked waits for it", known.name)
+            if not known.is_there and not known.is_missed:
+                known.is_missed = True
+                log.info("node %s is %s; what it is asked waits for it", known.name, known.describe())
 
     def infos(self) -> list[NodeInfo]:
         """The nodes, by id."""
@@ -159,3 +207,7 @@ class Directory:
         with suppress(OSError):
             partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
             partial.replace(self._path)
+
+
+def _working(told: Any) -> dict[str, str] | None:
+    return None if told is None else {"state": str(told["state"])[:40], "researcher": str(told["researcher"])[:200]}

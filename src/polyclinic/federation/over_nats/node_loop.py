@@ -14,14 +14,17 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
 
+import polyclinic
 from polyclinic.errors import FederationError, MessageError, NodeError, PolyclinicError
 from polyclinic.federation.in_process import late, stopped
+from polyclinic.federation.node_state import RECEIVING, SENDING, WAITING, NodeState, state_of_work
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.answering import Answering
 from polyclinic.federation.over_nats.connection import Link
@@ -33,12 +36,16 @@ from polyclinic.federation.over_nats.status import NodeStatus, Task
 from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
 from polyclinic.messages.replies import Failure, SearchReply
 from polyclinic.messages.requests import SearchRequest
+from polyclinic.messages.version import VERSION
 from polyclinic.node.node import Node
 
 log = logging.getLogger("polyclinic.node")
 
 _BATCH = 50
 _RETRY_SECONDS = 2.0
+# What people watch may be so old: work does not wait for it.
+_NEWS_SECONDS = 0.2
+_NAMED = 20  # of those before a request, in what is told of it
 # Of a reply without its tensors; the rest of what fits is for envelope and tensors.
 _MAX_BODY_BYTES = subjects.CHUNK_BYTES
 
@@ -69,6 +76,7 @@ class NodeLoop:
         self._state = ""
         self._datasets: tuple[float, list[Any]] = (-1.0, [])
         self._searching = asyncio.Lock()
+        self._news = asyncio.Event()
         self._started = time.time()
 
     async def run(self) -> None:
@@ -108,6 +116,7 @@ class NodeLoop:
                 tasks.create_task(self._receive())
                 tasks.create_task(self._keep_alive())
                 tasks.create_task(self._work())
+            tasks.create_task(self._tell_news())
         except ExceptionGroup as group:
             # The hub has shut this node out: there is nothing left to do here.
             if shut_out := [err for err in group.exceptions if isinstance(err, FederationError)]:
@@ -160,7 +169,7 @@ class NodeLoop:
             return
         self._jobs[envelope.id] = job
         self._turns.add(job)
-        await self._say(job, "waiting")
+        self._news.set()
 
     async def _refuse(self, message: Msg, err: PolyclinicError) -> None:
         """Says why to whoever asked, if there is somebody who asked."""
@@ -201,6 +210,7 @@ class NodeLoop:
         while True:
             job = await self._turns.take()
             self._current = job
+            self._say(RECEIVING)
             try:
                 await self._do(job)
             except MessageError as err:
@@ -211,7 +221,7 @@ class NodeLoop:
             finally:
                 self._current = None
                 del self._jobs[job.envelope.id]
-                await self._say(job, "done")
+                self._news.set()
 
     async def _do(self, job: Job) -> None:
         answer = self._replies.find(job.envelope)
@@ -228,7 +238,7 @@ class NodeLoop:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     async def _send(self, job: Job, answer: Answer, *, again: bool) -> None:
-        await self._say(job, "sending")
+        self._say(SENDING)
         settling = asyncio.to_thread(self._replies.settle, job.envelope)
         await asyncio.gather(self._answering.answer(job.envelope, answer, again=again), settling)
         await self._acknowledge(job.message)
@@ -242,14 +252,13 @@ class NodeLoop:
     async def _done(self, job: Job, scratch: Path) -> Answer:
         request_id, me = job.envelope.request_id, self._me.party_id
         try:
-            await self._say(job, "receiving")
             tensors = await _unless_stopped(job, self._fetch(job, scratch))
             if job.stop.is_set():
                 return Answer(stopped_here(job) if job.stopped_here else stopped(request_id, me))
             if job.is_late:
                 return Answer(late(request_id, me))
-            await self._say(job, "working")
-            answer = await self._workshop.do(job, tensors, scratch)
+            self._say(state_of_work(job.request))
+            answer = await self._workshop.do(job, tensors, scratch, self._news.set)
             if answer.reply.node_id != me:
                 answer = Answer(answer.reply.model_copy(update={"node_id": me}), answer.tensors)
             return answer
@@ -303,6 +312,9 @@ class NodeLoop:
         while True:
             for job in list(self._jobs.values()):
                 await self._link.tell(job.message.reply, b"+WPI")
+            # Told again for researchers whose programs have begun meanwhile.
+            if self._jobs:
+                self._news.set()
             await self._link.tell(subjects.heartbeat(self._me.party_id), json.dumps(await self._about()).encode())
             self._write_status()
             if self._current is None:
@@ -317,28 +329,54 @@ class NodeLoop:
                 reply = await asyncio.to_thread(self._node.handle, SearchRequest(request_id="heartbeat"))
             if isinstance(reply, SearchReply):
                 self._datasets = (changed, [d.model_dump(mode="json") for d in reply.datasets])
+        current = self._current
         return {
             "name": self._node.name,
             "datasets": self._datasets[1],
-            "busy": self._current is not None,
-            "queue": self._turns.counts(),
+            "working": None if current is None else {"state": self._state, "researcher": current.envelope.sender},
+            "queue": Counter(job.envelope.sender for job in self._turns.order()),
+            "versions": {"polyclinic": polyclinic.__version__, "messages": VERSION},
         }
 
-    async def _say(self, job: Job, state: str) -> None:
-        """Tells the researcher how far this is; nobody need listen."""
-        if job is self._current:
-            self._state = state
-        self._write_status()
-        told = {"request_id": job.envelope.request_id, "state": state, "queue": sum(self._turns.counts().values())}
+    # ---- what it is at
+
+    def _say(self, state: str) -> None:
+        """Notes what the node is at with the current job."""
+        self._state = state
+        self._news.set()
+
+    async def _tell_news(self) -> None:
+        """Tells the researchers and this machine what the node is at now and who waits: not of every step."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(_NEWS_SECONDS)
+            self._news.clear()
+            self._write_status()
+            before = []
+            if (job := self._current) is not None:
+                before.append(job.envelope.sender)
+                progress = job.progress
+                told = None if progress is None else [progress.batch, progress.num_batches, progress.loss]
+                await self._tell_live(job, {"state": self._state, "progress": told})
+            for job in self._turns.order():
+                await self._tell_live(job, {"state": WAITING, "before": before[:_NAMED], "num_before": len(before)})
+                before.append(job.envelope.sender)
+
+    async def _tell_live(self, job: Job, told: dict[str, Any]) -> None:
+        told = {"request_id": job.envelope.request_id, **told}
         await self._link.tell(subjects.live(job.envelope.sender, self._me.party_id), json.dumps(told).encode())
 
     def _write_status(self) -> None:
-        current = self._current
-        task = None
-        if current is not None:
-            asked = current.envelope
-            task = Task(asked.sender, asked.experiment_id, asked.round, current.request.kind, self._state, current.came)
-        NodeStatus(os.getpid(), self._started, self._link.connected, task, self._turns.counts()).write(self._folder)
+        task, waiting = None, tuple(_task(job, WAITING) for job in self._turns.order())
+        if (current := self._current) is not None:
+            state = NodeState(self._me.party_id, self._state, progress=current.progress).describe()
+            task = _task(current, state)
+        NodeStatus(os.getpid(), self._started, self._link.connected, task, waiting).write(self._folder)
+
+
+def _task(job: Job, state: str) -> Task:
+    asked = job.envelope
+    return Task(asked.sender, asked.experiment_id, asked.round, job.request.kind, state, job.came)
 
 
 async def _unless_stopped(job: Job, coroutine: Coroutine[Any, Any, Path | None]) -> Path | None:

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request
 from polyclinic.node.node import Node
+from polyclinic.node.stop import TELL_EVERY_SECONDS, Progress
 
 log = logging.getLogger("polyclinic.node")
 
@@ -52,6 +54,7 @@ class Job:
     came: float = field(default_factory=time.time)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     stopped_here: bool = False
+    progress: Progress | None = None
 
     @property
     def is_late(self) -> bool:
@@ -86,9 +89,10 @@ class Turns:
             self._waiting[researcher] = jobs
         return job
 
-    def counts(self) -> dict[str, int]:
-        """How many wait, by researcher."""
-        return {researcher: len(jobs) for researcher, jobs in self._waiting.items()}
+    def order(self) -> list[Job]:
+        """Those that wait, in the order in which they are taken if no other comes."""
+        each = [list(jobs) for jobs in self._waiting.values()]
+        return [jobs[turn] for turn in range(max(map(len, each), default=0)) for jobs in each if turn < len(jobs)]
 
 
 class Workshop:
@@ -118,8 +122,12 @@ class Workshop:
         folder.mkdir(parents=True)
         return folder
 
-    async def do(self, job: Job, tensors: Path | None, scratch: Path) -> Answer:
-        """Has the job done, or stopped; whatever goes wrong is a `Failure`."""
+    async def do(self, job: Job, tensors: Path | None, scratch: Path, told: Callable[[], None]) -> Answer:
+        """Has the job done, or stopped; whatever goes wrong is a `Failure`.
+
+        Args:
+            told: called a few times a second, when the job's progress has changed.
+        """
         envelope = {
             "node_id": self._node.node_id,
             "folder": str(self._node.folder),
@@ -135,7 +143,7 @@ class Workshop:
             worker = self._worker = await asyncio.to_thread(WorkerProcess)
         if not worker.ask(envelope, job.request):
             return self._lost(job, worker)
-        frame = await self._answer_of(worker, job)
+        frame = await self._answer_of(worker, job, told)
         self._idle_since = time.monotonic()
         if frame is None:
             return self._ended(job, worker)
@@ -143,19 +151,21 @@ class Workshop:
         path = frame[0].get("tensors")
         return Answer(self._presentable(job, reply), None if path is None else Path(path))
 
-    async def _answer_of(self, worker: WorkerProcess, job: Job) -> tuple[dict[str, Any], Any] | None:
+    async def _answer_of(
+        self, worker: WorkerProcess, job: Job, told: Callable[[], None]
+    ) -> tuple[dict[str, Any], Any] | None:
         """The worker's answer; None if it died, or had to be ended because it did not stop."""
-        answer = asyncio.ensure_future(asyncio.to_thread(worker.answer_frame))
-        told: float | None = None
+        answer = asyncio.ensure_future(asyncio.to_thread(worker.answer_frame, _noting(job, told)))
+        asked: float | None = None
         while not answer.done():
             await asyncio.wait((answer,), timeout=_LOOK_SECONDS)
             if answer.done():
                 break
-            if told is None and (job.stop.is_set() or job.is_late):
-                told = time.monotonic()
+            if asked is None and (job.stop.is_set() or job.is_late):
+                asked = time.monotonic()
                 if job.stop.is_set():
                     worker.ask({"cancel": job.request.request_id}, None)
-            overdue = told is not None and time.monotonic() > told + GRACE_SECONDS
+            overdue = asked is not None and time.monotonic() > asked + GRACE_SECONDS
             # A dead worker's pipe may be held open by a process that the plan had started.
             if overdue or not worker.alive:
                 worker.end_group()
@@ -213,6 +223,21 @@ class Workshop:
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
+
+
+def _noting(job: Job, told: Callable[[], None]) -> Callable[[Progress], None]:
+    """What notes a job's progress, from any thread; of what comes more often than it should, little is told."""
+    loop = asyncio.get_running_loop()
+    last = 0.0
+
+    def note(progress: Progress) -> None:
+        nonlocal last
+        job.progress = progress
+        if (now := time.monotonic()) > last + TELL_EVERY_SECONDS / 2:
+            last = now
+            loop.call_soon_threadsafe(told)
+
+    return note
 
 
 def stopped_here(job: Job) -> Failure:

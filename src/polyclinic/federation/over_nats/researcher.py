@@ -7,15 +7,17 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.federation.in_process import late, stopped
+from polyclinic.federation.node_state import Heard, Watchers
 from polyclinic.federation.over_nats.connection import LoopThread
 from polyclinic.federation.over_nats.correspondence import Correspondence, Sending
 from polyclinic.federation.over_nats.directory import Directory
 from polyclinic.federation.over_nats.identity import Identity
+from polyclinic.federation.over_nats.live import Showing
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import CheckRequest, Request, SearchRequest, TrainRequest
 
@@ -54,6 +56,7 @@ class NatsFederation(Federation):
         self._cancelled: dict[int, tuple[str, threading.Event]] = {}
         self._written: dict[tuple[int, str], tuple[int, list[str]]] = {}
         self._begun: set[str] = set()
+        self._watchers = Watchers()
 
     def nodes(self) -> list[NodeInfo]:
         loop, correspondence = self._connected()
@@ -106,6 +109,7 @@ class NatsFederation(Federation):
         at_hub: tuple[LoopThread, Correspondence],
     ) -> Iterator[Reply]:
         began, told = time.monotonic(), 0.0
+        showing = Showing(self._watchers, self._directory, requests, sending.states)
         while waiting:
             with suppress(queue.Empty):
                 arrived = sending.arrived.get(timeout=_LOOK_SECONDS)
@@ -114,6 +118,7 @@ class NatsFederation(Federation):
                 waiting.discard(arrived.node_id)
                 yield arrived
                 continue
+            showing.look(list(sending.asked), connected=at_hub[1].link.connected)
             now = time.monotonic()
             if cancelled.is_set() and not told:
                 told = now
@@ -155,12 +160,17 @@ class NatsFederation(Federation):
         return None
 
     def _answered_here(self, requests: Mapping[str, Request], sending: Sending) -> Iterator[Reply]:
-        """Searches at nodes that are away: nobody should have to wait until they return."""
+        """Searches at nodes that are away, because nobody should have to wait until they return; and what a node of
+        another version cannot read."""
         for node_id, request in requests.items():
             known = self._directory.nodes[node_id]
-            if isinstance(request, SearchRequest) and not known.is_there:
+            unread = known.unread(node_id, request)
+            if isinstance(request, SearchRequest) and (unread or not known.is_there):
                 del sending.asked[node_id]
                 yield self._directory.search(node_id, request.request_id, request.tags)
+            elif unread:
+                del sending.asked[node_id]
+                yield unread
 
     # ---- what is stored at the hub
 
@@ -192,6 +202,9 @@ class NatsFederation(Federation):
             loop.call(correspondence.tidy, "forget", {"requests": self._written.pop(key)[1]})
 
     # ---- control
+
+    def watch(self, experiment_id: str, heard: Heard) -> AbstractContextManager[None]:
+        return self._watchers.watch(experiment_id, heard)
 
     def cancel(self, experiment_id: str) -> None:
         # Only noted here, because this may be a signal handler in the middle of anything.

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from polyclinic.errors import MessageError
+from polyclinic.errors import MessageError, OtherVersion
 from polyclinic.federation.over_nats.encryption import decrypt, encrypt
 from polyclinic.federation.over_nats.identity import KeyPair, is_signed
 
@@ -97,7 +97,8 @@ def unseal(frame: bytes) -> tuple[Envelope, bytes]:
     """The envelope and the body of a frame, whose signature is not looked at; see `read_body`.
 
     Raises:
-        MessageError: these bytes are no frame, or one of another major version.
+        MessageError: these bytes are no frame.
+        OtherVersion: a frame of another major version.
     """
     if len(frame) < _SIGNATURE_BYTES + 4:
         raise MessageError(f"{len(frame)} bytes are no signed message")
@@ -109,7 +110,7 @@ def unseal(frame: bytes) -> tuple[Envelope, bytes]:
     try:
         version = _Version.model_validate_json(header).version
         if version != VERSION:
-            raise MessageError(
+            raise OtherVersion(
                 f"a signed message of version {version}; this Polyclinic reads version {VERSION}",
                 to_do="install the same major version of Polyclinic at the hospitals and at the researcher",
             )

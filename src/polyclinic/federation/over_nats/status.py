@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ STATUS = "status.json"
 
 @dataclass(frozen=True)
 class Task:
-    """What a node works on.
+    """What a node works on, or what waits for it.
 
     Args:
-        state: receiving, working or sending.
+        state: as in `polyclinic.federation.node_state`.
         since: in seconds since 1970.
     """
 
@@ -27,10 +27,15 @@ class Task:
     state: str
     since: float
 
+    @property
+    def what(self) -> str:
+        """What is asked, and by whom, for a reader."""
+        what = f"{self.kind.partition('-')[0]} of experiment {self.experiment_id}, round {self.round}"
+        return f"{what}, for {self.researcher}"
+
     def describe(self) -> str:
         """One line for a reader."""
-        what = f"{self.kind.partition('-')[0]} of experiment {self.experiment_id}, round {self.round}"
-        return f"{what}, for {self.researcher}: {self.state}"
+        return f"{self.what}: {self.state}"
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,19 @@ class NodeStatus:
     Args:
         started: in seconds since 1970.
         connected: whether the hub is reached.
-        queue: how many requests wait, by researcher.
+        waiting: in the order in which they are taken.
     """
 
     pid: int
     started: float
     connected: bool
     task: Task | None
-    queue: Mapping[str, int]
+    waiting: tuple[Task, ...] = ()
+
+    @property
+    def queue(self) -> dict[str, int]:
+        """How many requests wait, by researcher."""
+        return dict(Counter(task.researcher for task in self.waiting))
 
     def write(self, node_folder: Path) -> None:
         """Replaces what was told before."""
@@ -66,7 +76,8 @@ class NodeStatus:
         try:
             content = json.loads((node_folder / STATUS).read_text(encoding="utf-8"))
             task = Task(**content.pop("task")) if content["task"] else content.pop("task")
-            status = cls(**content, task=task)
+            waiting = tuple(Task(**one) for one in content.pop("waiting"))
+            status = cls(**content, task=task, waiting=waiting)
             os.kill(status.pid, 0)
         except (OSError, ValueError, KeyError, TypeError):
             return None
