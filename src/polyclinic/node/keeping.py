@@ -26,7 +26,12 @@ from polyclinic.plans.workbench import State, Workbench
 def keeps_something(request: WorkRequest) -> bool:
     """Whether the node must keep anything of this experiment."""
     args, rule = request.training_args, request.local_rule
-    if args.optimizer_state == "kept" or args.buffers == "local" or request.local_layers or args.update_compression != "none":
+    if (
+        args.optimizer_state == "kept"
+        or args.buffers == "local"
+        or request.local_layers
+        or args.update_compression != "none"
+    ):
         return True
     return rule is not None and rule.name in LOCAL_RULES and LOCAL_RULES[rule.name].keeps
 
