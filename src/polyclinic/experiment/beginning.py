@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pydantic import ValidationError
 from polyclinic.aggregators import Aggregator
 from polyclinic.aggregators.layer_names import matching, with_other_names
 from polyclinic.errors import ConfigError, nearest
+from polyclinic.experiment.record import ExperimentSpec
+from polyclinic.experiment.versions import versions
 from polyclinic.node.registry import identifier
 from polyclinic.plans.source import PlanSource, add_dependencies, extract_source, load_plan_class
 from polyclinic.plans.workbench import build, check_class
@@ -111,6 +114,30 @@ def build_plan(
     parameters = {name for name, _ in plan.named_parameters(remove_duplicate=False)}
     aggregator.setup(buffers := tuple(name for name in state if name not in parameters))
     return Beginning(source, state, buffers, tuple(name for name in state if name in own))
+
+
+def describe(begun: Beginning, aggregator: Aggregator, **settings: Any) -> ExperimentSpec:
+    """Everything that decides the result of an experiment that begins now.
+
+    Args:
+        settings: the fields of `ExperimentSpec` that the researcher gave.
+
+    Raises:
+        ConfigError: a value that is none; names the setting.
+    """
+    with unfit_values_named():
+        return ExperimentSpec(
+            experiment_id=uuid.uuid4().hex,
+            class_name=begun.plan.class_name,
+            plan_sha256=begun.plan.sha256,
+            aggregator=type(aggregator).__name__,
+            aggregator_settings=aggregator.settings,
+            buffers=begun.buffers,
+            local_layers=begun.local_layers,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+            **settings,
+        )
 
 
 def _begin_with(state: State, initial: Mapping[str, torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from polyclinic.messages.replies import Failure
+from polyclinic.messages.requests import LocalRule, PlanText
 from polyclinic.messages.training_args import TrainingArgs
 
 FORMAT_VERSION = 1
@@ -38,6 +39,8 @@ class ExperimentSpec(_Stored):
     keep_all_rounds: bool
     buffers: tuple[str, ...] = ()
     local_layers: tuple[str, ...] = ()
+    message: str = ""
+    purpose: str = ""
     created: str
     versions: dict[str, str]
 
@@ -47,6 +50,23 @@ class ExperimentSpec(_Stored):
             "plan": self.class_name,
             "tags": ", ".join(self.tags),
             "aggregator": f"{self.aggregator} {self.aggregator_settings}",
+        }
+
+    def work(self, plan: PlanText, local_rule: LocalRule | None) -> dict[str, Any]:
+        """What all requests of the experiment have in common."""
+        return {
+            "request_id": "to be set",
+            "dataset_id": "to be set",
+            "experiment_id": self.experiment_id,
+            "plan": plan,
+            "model_args": self.model_args,
+            "training_args": self.training_args,
+            "seed": self.seed if self.training_args.seed is None else self.training_args.seed,
+            "local_rule": local_rule,
+            "local_layers": self.local_layers,
+            "message": self.message,
+            "purpose": self.purpose,
+            "round_limit": self.round_limit,
         }
 
 

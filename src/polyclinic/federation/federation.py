@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from polyclinic.federation.node_state import NodeState
 from polyclinic.messages.replies import Reply
@@ -22,6 +23,9 @@ class NodeInfo:
 
 class Federation(ABC):
     """The nodes one can reach. One contract suite runs on every implementation."""
+
+    # Whether nodes have data managers who decide what may run; else the researcher is the data manager.
+    asks_approval: ClassVar[bool] = False
 
     @abstractmethod
     def nodes(self) -> list[NodeInfo]:

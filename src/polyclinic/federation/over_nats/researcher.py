@@ -45,6 +45,8 @@ class NatsFederation(Federation):
         FederationError: there is no identity.
     """
 
+    asks_approval = True
+
     def __init__(self, folder: str | Path, *, patience: float = 600.0) -> None:
         self._folder = Path(folder)
         self._me = Identity.load(self._folder)
