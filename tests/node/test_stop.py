@@ -4,7 +4,7 @@ import pytest
 
 from polyclinic.errors import Cancelled, DeadlinePassed
 from polyclinic.messages.replies import TrainReply
-from polyclinic.node.stop import Stop
+from polyclinic.node.stop import Progress, Stop
 
 
 def test_nothing_stops_by_itself():
@@ -56,3 +56,24 @@ def test_work_stops_between_two_batches(work, what, how):
     assert data.read == 8  # two batches of four, of ten
     if what == "train":
         assert isinstance(node.handle(work.train(work.plan()), Stop()), TrainReply)
+
+
+def test_progress_is_told_a_few_times_a_second_and_not_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("polyclinic.node.stop.time.monotonic", lambda: now[0])
+    told = []
+    stop = Stop(told=told.append)
+    losses = []
+    for _ in range(14):
+        losses.append(1 / 3)
+        stop.after_batch(losses, 100)
+        now[0] += 0.0625
+    # Each quarter of a second.
+    assert [progress.batch for progress in told] == [5, 9, 13]
+    assert told[0] == Progress(5, 100, 0.333)
+
+
+def test_nobody_need_be_told():
+    stop = Stop()
+    stop._next = 0.0
+    stop.after_batch([1.0], 1)

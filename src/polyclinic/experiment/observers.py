@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polyclinic import tensors
 from polyclinic.errors import ConfigError
 from polyclinic.experiment.record import POOLED, RoundRecord
+from polyclinic.federation.node_state import NodeState
 from polyclinic.messages.replies import Reply
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ class Observer:
     def run_started(self, *, name: str, first_round: int, last_round: int, run_folder: Path, **_: Any) -> None:
         """A run begins; the rounds it will do, counted from 1, ends included."""
 
+    def approval_awaited(self, *, node: str, what: str, to_do: str, **_: Any) -> None:
+        """The run waits for the data manager of a node; told once for each thing that is waited for."""
+
     def round_started(self, *, round: int, nodes: Sequence[str], **_: Any) -> None:  # noqa: A002
         """A round begins with these nodes."""
+
+    def node_state(self, *, node: str, state: NodeState, **_: Any) -> None:
+        """A node says what it is at, or is missed. For people to watch: none need ever come."""
 
     def node_replied(self, *, node: str, reply: Reply, **_: Any) -> None:
         """A node's reply was taken, in the order of node ids. Its tensors are only valid meanwhile."""

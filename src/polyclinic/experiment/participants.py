@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from polyclinic.aggregators.aggregator import Aggregator
 from polyclinic.errors import ConfigError, DatasetChanged, FederationError, NoMatchingNodes, nearest
+from polyclinic.experiment.observers import Observer, tell
 from polyclinic.federation.federation import Federation
+from polyclinic.federation.node_state import NodeState
 from polyclinic.messages.replies import DatasetInfo, Failure, SearchReply
 from polyclinic.messages.requests import SearchRequest
 
@@ -69,6 +72,20 @@ def find_participants(
     found.sort(key=lambda participant: participant.node_id)
     _require_same_columns(found)
     return found
+
+
+@contextmanager
+def held(
+    federation: Federation, participants: Sequence[Participant], experiment_id: str, observers: Sequence[Observer]
+) -> Iterator[None]:
+    """Keeps other programs out of the participants' folders meanwhile, and tells observers what the nodes are at."""
+    names = {p.node_id: p.name for p in participants}
+
+    def heard(state: NodeState) -> None:
+        tell(observers, "node_state", node=names.get(state.node_id, state.node_id), state=state)
+
+    with federation.in_use(names), federation.watch(experiment_id, heard):
+        yield
 
 
 def chosen_by(aggregator: Aggregator, round_index: int, participants: Sequence[Participant]) -> list[Participant]:
