@@ -74,7 +74,7 @@ def experiment(federation: Any, folder: Path, marks: Path, *, ballast: int = 300
 def in_this_process(folder: Path, **settings: Any) -> Experiment:
     """The experiment without any hub, done."""
     create_nodes(folder / "nodes", "fed_heart_disease", centers=[0, 1])
-    (folder / "marks").mkdir()
+    (folder / "marks").mkdir(parents=True)
     found = experiment(InProcessFederation.at(folder / "nodes"), folder / "run", folder / "marks", **settings)
     found.run()
     return found

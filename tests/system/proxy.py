@@ -93,8 +93,8 @@ class Proxy:
             finally:
                 self._writers -= {writer, back}
                 back.transport.abort()
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # a line that broke, and the end of it all
         finally:
             writer.transport.abort()
 
