@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +12,31 @@ import torch
 
 from polyclinic.aggregators import Aggregator, FedAverage, make_aggregator
 from polyclinic.errors import Cancelled, ConfigError
-from polyclinic.experiment.beginning import build_plan, check_aggregator, check_settings, new_folder, unfit_values_named
+from polyclinic.experiment.approval import Permission
+from polyclinic.experiment.beginning import (
+    build_plan,
+    check_aggregator,
+    check_settings,
+    describe,
+    new_folder,
+    unfit_values_named,
+)
 from polyclinic.experiment.check import CheckReport, check_nodes
 from polyclinic.experiment.comparison import Comparison, compare
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
 from polyclinic.experiment.history import History
 from polyclinic.experiment.models import as_module, best_round, round_number
 from polyclinic.experiment.observers import Observer, tell
-from polyclinic.experiment.participants import Participant, chosen_by, find_participants
+from polyclinic.experiment.participants import Participant, chosen_by, find_participants, held
 from polyclinic.experiment.progress import ProgressBar
 from polyclinic.experiment.record import ExperimentSpec, RoundRecord
 from polyclinic.experiment.rounds import RoundSettings, run_round
 from polyclinic.experiment.run_folder import RunFolder
 from polyclinic.experiment.stopping import interrupts_cancel
 from polyclinic.experiment.tables import html_facts
-from polyclinic.experiment.versions import versions
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.places import default_federation
-from polyclinic.messages.requests import CheckRequest, EvaluateRequest, PlanText, TrainRequest
+from polyclinic.messages.requests import ApprovalRequest, CheckRequest, EvaluateRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.plans.source import PlanSource
 
@@ -58,6 +63,8 @@ class Experiment:
         folder: the run folder; default: ``runs/<name>-<time>`` in the current folder.
         observers: who is told what happens; default: a progress bar.
         keep_all_rounds: keep every round's model in the run folder, not only the last two and the best.
+        message: for the hospitals' data managers, who decide whether the plan may run: what it is for.
+        purpose: a word for it, which the hospitals' policies may ask for, such as "research".
 
     Raises:
         ConfigError: a setting that is unknown, missing or contradicts another.
@@ -83,6 +90,8 @@ class Experiment:
         folder: str | Path | None = None,
         observers: Sequence[Observer] | None = None,
         keep_all_rounds: bool = False,
+        message: str = "",
+        purpose: str = "",
     ) -> None:
         check_settings(
             {"tags": tags, "nodes": nodes},
@@ -94,28 +103,22 @@ class Experiment:
         check_aggregator(aggregator)
         model_args = dict(model_args or {})
         begun = build_plan(model_class, model_args, seed, aggregator, args.local_layers, initial_state)
-        with unfit_values_named():
-            spec = ExperimentSpec(
-                experiment_id=uuid.uuid4().hex,
-                name=name,
-                tags=tuple(tags),
-                nodes=None if nodes is None else tuple(nodes),
-                class_name=begun.plan.class_name,
-                plan_sha256=begun.plan.sha256,
-                model_args=model_args,
-                training_args=args,
-                round_limit=round_limit,
-                aggregator=type(aggregator).__name__,
-                aggregator_settings=aggregator.settings,
-                min_nodes=min_nodes,
-                deadline_seconds=deadline_seconds,
-                seed=seed,
-                keep_all_rounds=keep_all_rounds,
-                buffers=begun.buffers,
-                local_layers=begun.local_layers,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                versions=versions(),
-            )
+        spec = describe(
+            begun,
+            aggregator,
+            name=name,
+            tags=tuple(tags),
+            nodes=None if nodes is None else tuple(nodes),
+            model_args=model_args,
+            training_args=args,
+            round_limit=round_limit,
+            min_nodes=min_nodes,
+            deadline_seconds=deadline_seconds,
+            seed=seed,
+            keep_all_rounds=keep_all_rounds,
+            message=message,
+            purpose=purpose,
+        )
         path = Path(folder) if folder is not None else new_folder(name)
         first = RoundRecord(round=0, started=spec.created, seconds=0.0, nodes=())
         self._begin(spec, begun.plan, RunFolder(path), aggregator, federation, observers, [first], begun.state)
@@ -181,10 +184,12 @@ class Experiment:
     def run(self, rounds: int | None = None) -> History:
         """Runs on from where the experiment is: ``rounds`` rounds, or up to ``round_limit``.
 
+        Where a hospital's data manager has still to approve the plan, it says so, waits, and goes on by itself.
         Ctrl-C stops it after the batch that the nodes are at; the last complete round is safe. Call it again to go on.
 
         Raises:
             RoundFailed: too few nodes answered; says which failed, and why.
+            NotApproved, PolicyRefused: too few hospitals allow it; says which, and why.
             RunFolderError: the run folder cannot be written.
             Cancelled: `cancel` was called.
             NoMatchingNodes, DatasetChanged: the data are not there.
@@ -199,9 +204,12 @@ class Experiment:
             self._cancelled = False
             started = {"name": self.name, "first_round": self.round + 1, "last_round": last}
             tell(self._observers, "run_started", run_folder=self.run_folder, **started)
+            observers, cancelled = self._observers, lambda: self._cancelled
+            asking = ApprovalRequest(**self._work())
+            permission = Permission(asking, federation, self._spec.min_nodes, observers, cancelled)
             try:
                 while self.round < last:
-                    if reasons := self._one_round(federation, participants):
+                    if reasons := permission.round(participants, lambda ready: self._one_round(federation, ready)):
                         reason = "; ".join(reasons)
                         break
                 else:
@@ -363,19 +371,8 @@ class Experiment:
 
     def _work(self) -> dict[str, Any]:
         """What all requests of this experiment have in common."""
-        spec = self._spec
-        seed = spec.seed if spec.training_args.seed is None else spec.training_args.seed
-        return {
-            "request_id": "to be set",
-            "dataset_id": "to be set",
-            "experiment_id": spec.experiment_id,
-            "plan": PlanText(text=self._plan.text, class_name=self._plan.class_name),
-            "model_args": spec.model_args,
-            "training_args": spec.training_args,
-            "seed": seed,
-            "local_rule": self._aggregator.local_rule,
-            "local_layers": spec.local_layers,
-        }
+        plan = PlanText(text=self._plan.text, class_name=self._plan.class_name)
+        return self._spec.work(plan, self._aggregator.local_rule)
 
     def _settings(self) -> RoundSettings:
         return RoundSettings(self._spec.min_nodes, self._spec.deadline_seconds)
@@ -388,7 +385,7 @@ class Experiment:
         chosen = self._spec.nodes if only is None else tuple(only)
         needed = self._spec.min_nodes if only is None else None
         participants = find_participants(self._federation, self._spec.tags, chosen, needed)
-        with self._federation.in_use(p.node_id for p in participants):
+        with held(self._federation, participants, self._spec.experiment_id, self._observers):
             yield self._federation, participants
 
     def __repr__(self) -> str:
