@@ -6,13 +6,34 @@ worker processes of one's own machine, the researcher is the data manager, and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from polyclinic.messages.replies import Reply
-from polyclinic.messages.requests import WorkRequest
+from polyclinic.errors import (
+    Cancelled,
+    ConfigError,
+    LeavingRefused,
+    NotApproved,
+    PolicyInvalid,
+    PolicyRefused,
+    PolyclinicError,
+    nearest,
+)
+from polyclinic.messages.replies import ApprovalReply, CheckItem, EvaluateReply, Failure, Reply, TrainReply
+from polyclinic.messages.requests import CheckRequest, EvaluateRequest, TrainRequest, WorkRequest
+from polyclinic.node import leaving, rules
+from polyclinic.node.approvals import Approvals
+from polyclinic.node.asked import Asked, plan_digest
+from polyclinic.node.journal import Journal
 from polyclinic.node.node import Node
+from polyclinic.node.plan_reading import shown
+from polyclinic.node.policy import Policy, PolicyFile
+from polyclinic.node.registry import RegisteredDataset
+from polyclinic.node.usage import UsageAccount
 
 
 @dataclass(frozen=True)
@@ -21,13 +42,16 @@ class Admission:
 
     Args:
         approval: the short id of what the data manager has said yes to; "" where the policy asks for no approval.
-        plan_sha256: of the plan's text and class name.
+        plan_sha256: see `plan_digest`.
+        began: on the clock of `time.monotonic`.
     """
 
     researcher: str
-    key: str
     approval: str
     plan_sha256: str
+    dataset: RegisteredDataset
+    policy: Policy
+    began: float
 
 
 class Governance:
@@ -39,8 +63,16 @@ class Governance:
     """
 
     def __init__(self, node: Node, sign: Callable[[bytes], bytes] | None = None) -> None:
-        self._node = node
-        self._sign = sign
+        assert node.folder is not None
+        assert node.engine is not None
+        self._node, self._folder, engine = node, node.folder, node.engine
+        self._policy = PolicyFile(node.folder)
+        self._approvals = Approvals(engine)
+        self._usage = UsageAccount(engine)
+        self.journal = Journal(engine, sign, folder=node.folder)
+        self._policy_noted = ""
+
+    # ---- before
 
     def admit(self, researcher: str, key: str, request: WorkRequest) -> Admission:
         """Lets a request run, or says why not. What needs an approval and has none becomes pending.
@@ -52,19 +84,225 @@ class Governance:
         Raises:
             PolicyRefused: a rule of the policy is against it; names the rule.
             NotApproved: it waits for the data manager, or was rejected or revoked.
+            ConfigError: there is no such dataset.
         """
-        raise NotImplementedError
+        plan = plan_digest(request.plan)
+        about = _about(researcher, request)
+        self.journal.write(
+            "request",
+            **about,
+            work=work_of(request),
+            key=key,
+            plan=plan,
+            plan_name=shown(request.plan.class_name)[:200],
+            round_limit=request.round_limit,
+            purpose=request.purpose,
+        )
+        asked: Asked | None = None
+        try:
+            policy, dataset = self._rules_kept(researcher, request)
+            asked = self._asked(policy, researcher, key, request)
+            if asked is not None and asked.state != "approved":
+                raise self._not_approved(asked)
+        except PolyclinicError as err:
+            self._note_refusal(about | {"plan": plan, "approval": asked.id if asked else ""}, err)
+            raise
+        granted = {"approval": "" if asked is None else asked.id, "plan": plan, "policy": policy.digest}
+        self.journal.write("admitted", **about, **granted)
+        self.journal.write("started", **about, **granted, work=work_of(request), sandbox=policy.sandbox)
+        return Admission(researcher, granted["approval"], plan, dataset, policy, time.monotonic())
 
     def stands(self, admission: Admission) -> bool:
         """Whether what was admitted may still run: False once its approval is revoked or its time is over."""
-        raise NotImplementedError
+        return not admission.approval or self._approvals.stands(admission.approval)
 
-    def started(self, admission: Admission, request: WorkRequest) -> None:
-        """The work begins."""
-        raise NotImplementedError
+    def approval(self, researcher: str, key: str, request: WorkRequest) -> ApprovalReply:
+        """What the data manager has said of this request, without running anything.
 
-    def left(
-        self, admission: Admission, request: WorkRequest, reply: Reply, tensors: Path | None, seconds: float
+        Raises:
+            PolicyRefused, ConfigError: as for `admit`.
+        """
+        policy, _ = self._rules_kept(researcher, request)
+        asked = self._asked(policy, researcher, key, request)
+        reply = ApprovalReply(request_id=request.request_id, node_id=self._node.node_id, state="approved")
+        if asked is None or asked.state == "approved":
+            return reply
+        why = self._not_approved(asked)
+        about = {"asked": asked.id, "since": asked.since.timestamp(), "what": why.what, "to_do": why.to_do}
+        return reply.model_copy(update={"state": asked.state, **about})
+
+    def check_items(self, researcher: str, key: str, request: CheckRequest) -> tuple[CheckItem, ...]:
+        """What policy and data manager say of a check: if all of it is well, the check may run.
+
+        Raises:
+            PolicyRefused: the policy cannot be read.
+            ConfigError: there is no such dataset.
+        """
+        policy, dataset = self._current(), self._dataset(request.dataset_id)
+        items = rules.check_items(policy, **self._judged(researcher, request, dataset))
+        if not all(item.ok for item in items):
+            return items
+        asked = self._asked(policy, researcher, key, request)
+        if asked is None:
+            return items
+        if asked.state == "approved":
+            return (*items, CheckItem(name="approval", ok=True, detail=f"approved ({asked.id})"))
+        why = self._not_approved(asked)
+        return (*items, CheckItem(name="approval", ok=False, detail=f"{why.what}. {why.to_do}"))
+
+    # ---- after
+
+    def ended(
+        self, admission: Admission, request: WorkRequest, reply: Reply, tensors: Path | None, sent: Path | None
     ) -> Reply:
-        """Looks at what would leave, and writes down what does; the reply may be a `Failure` instead."""
-        raise NotImplementedError
+        """Looks at what would leave, and writes down what does; the reply may be a `Failure` instead.
+
+        Args:
+            tensors: the file of the reply's tensors.
+            sent: the file of the request's tensors.
+        """
+        left: tuple[leaving.Left, ...] = ()
+        try:
+            if admission.approval and not self.stands(admission):
+                raise self._not_approved(self._approvals.find(admission.approval))
+            policy, dataset = admission.policy, admission.dataset
+            reply, left = leaving.check(policy, request, reply, tensors, sent=sent, dataset=dataset)
+        except (LeavingRefused, NotApproved) as err:
+            stage = "approval" if isinstance(err, NotApproved) else "leaving"
+            reply = self._failure(request, stage, err)
+        seconds = time.monotonic() - admission.began
+        trained = isinstance(reply, TrainReply)
+        if trained and admission.approval:
+            self._approvals.use(admission.approval)
+        key = f"{admission.researcher}/{request.request_id}"
+        self._usage.add(admission.researcher, request.dataset_id, key, rounds=int(trained), seconds=seconds)
+        self._note_end(admission, request, reply, seconds, left)
+        self._usage.flush()
+        self.journal.flush()
+        return reply
+
+    # ---- parts
+
+    def _rules_kept(self, researcher: str, request: WorkRequest) -> tuple[Policy, RegisteredDataset]:
+        policy, dataset = self._current(), self._dataset(request.dataset_id)
+        if found := rules.refusals(policy, **self._judged(researcher, request, dataset)):
+            raise rules.refused(found, self._node.name)
+        return policy, dataset
+
+    def _judged(self, researcher: str, request: WorkRequest, dataset: RegisteredDataset) -> dict[str, Any]:
+        used = self._usage.used(researcher, request.dataset_id)
+        return {
+            "researcher_id": researcher,
+            "request": request,
+            "dataset": dataset,
+            "used": used,
+            "now": datetime.now(UTC).astimezone(),
+        }
+
+    def _current(self) -> Policy:
+        try:
+            policy = self._policy.current()
+        except PolicyInvalid as err:
+            raise rules.refused([rules.of_broken_file(err)], self._node.name) from err
+        if policy.digest != self._policy_noted:
+            self._policy_noted = policy.digest
+            self.journal.write("policy", digest=policy.digest)
+        return policy
+
+    def _dataset(self, dataset_id: str) -> RegisteredDataset:
+        known = {dataset.dataset_id: dataset for dataset in self._node.registry.datasets()}
+        if dataset_id not in known:
+            raise ConfigError(
+                f"node {self._node.name!r} has no dataset {dataset_id!r}", to_do=nearest(dataset_id, known)
+            )
+        return known[dataset_id]
+
+    def _asked(self, policy: Policy, researcher: str, key: str, request: WorkRequest) -> Asked | None:
+        """What stands for the request; None: no approval is asked for."""
+        if policy.approval == "off":
+            return None
+        # Judging a model that was trained is no further round.
+        trains = not isinstance(request, EvaluateRequest)
+        asked, is_new = self._approvals.look(researcher, key, request, trains=trains)
+        if is_new:
+            plan = {"plan": asked.plan_sha256, "plan_name": shown(asked.class_name)[:200]}
+            about = _about(researcher, request)
+            self.journal.write("pending", **about, **plan, approval=asked.id, key=key, rounds=request.round_limit)
+            self.journal.flush()
+        return asked
+
+    def _not_approved(self, asked: Asked) -> NotApproved:
+        whom = f"the data manager of {self._node.name}"
+        yes = f"polyclinic node approve {self._folder.name} {asked.id}"
+        if asked.state == "pending":
+            return NotApproved(
+                f"plan {asked.class_name} waits for {whom} since {asked.since:%Y-%m-%d %H:%M} UTC (request {asked.id})",
+                to_do=f"they decide by: {yes}",
+                stage="approval",
+            )
+        if asked.state == "approved":  # its end came while the work went on
+            return NotApproved(
+                f"the approval {asked.id} of plan {asked.class_name} has ended at {self._node.name}",
+                to_do=f"{whom} can give it a later end: {yes}",
+                stage="approval",
+            )
+        return NotApproved(
+            f"plan {asked.class_name} was {asked.state} by {whom} (request {asked.id}): "
+            f"{asked.note or 'no reason was given'}",
+            to_do="speak with them, or change what they do not like; what is changed is a new request",
+            stage="approval",
+        )
+
+    def _note_refusal(self, facts: dict[str, Any], err: PolyclinicError) -> None:
+        broken = list(err.rules) if isinstance(err, PolicyRefused) else []
+        stage = str(err.where.get("stage", ""))
+        self.journal.write("refused", **facts, code=err.code, stage=stage, rules=broken)
+        self.journal.flush()
+
+    def _note_end(
+        self, admission: Admission, request: WorkRequest, reply: Reply, seconds: float, left: tuple[leaving.Left, ...]
+    ) -> None:
+        facts: dict[str, Any] = {"outcome": "done"}
+        if isinstance(reply, Failure):
+            outcome = {Cancelled.code: "stopped", NotApproved.code: "stopped", LeavingRefused.code: "refused"}
+            facts = {"outcome": outcome.get(reply.code, "failed"), "code": reply.code, "stage": reply.stage}
+        elif isinstance(reply, TrainReply):
+            facts |= {"rows": reply.num_samples, "loss": admission.policy.leaves.losses}
+        elif isinstance(reply, EvaluateReply):
+            facts |= {"rows": reply.num_samples, "metrics": list(reply.metrics)}
+        self.journal.write(
+            "ended",
+            **_about(admission.researcher, request),
+            **facts,
+            work=work_of(request),
+            approval=admission.approval,
+            plan=admission.plan_sha256,
+            seconds=seconds,
+            left=[[t.name, list(t.shape), t.dtype, t.bytes, t.sha256] for t in left],
+        )
+
+    def _failure(self, request: WorkRequest, stage: str, err: PolyclinicError) -> Failure:
+        return Failure(
+            request_id=request.request_id,
+            node_id=self._node.node_id,
+            code=err.code,
+            stage=stage,
+            what=err.what,
+            to_do=err.to_do,
+        )
+
+
+def work_of(request: WorkRequest) -> str:
+    """What is asked for, in a word: train, evaluate, check, approval."""
+    return request.kind.partition("-")[0]
+
+
+def _about(researcher: str, request: WorkRequest) -> dict[str, Any]:
+    """What the journal says of a request in each of its rows."""
+    return {
+        "researcher": researcher,
+        "experiment": request.experiment_id,
+        "request": request.request_id,
+        "dataset": request.dataset_id,
+        "round": request.round if isinstance(request, TrainRequest | EvaluateRequest) else None,
+    }
