@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from polyclinic.errors import ConfigError, NodeError, NodeInUse
 from polyclinic.messages.replies import CheckReply, EvaluateReply, Failure, SearchReply, TrainReply
 from polyclinic.messages.requests import SearchRequest
-from polyclinic.node.database import NodeRow, open_database
-from polyclinic.node.node import DATABASE, Node
+from polyclinic.node.database import DATABASE, NodeRow, open_database
+from polyclinic.node.node import Node
 from polyclinic.node.stop import Stop
 
 TABLE = "a,b,c,y\n" + "".join(f"{k % 7},{k % 5},{k % 3},{k % 11}\n" for k in range(40))

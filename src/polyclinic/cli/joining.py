@@ -29,7 +29,8 @@ def join_node(token: Token, dial: Dial = None, at: At = None) -> None:
     from polyclinic.federation.hub.joining import join, read_token, require_same_hub
     from polyclinic.federation.over_nats.identity import node_identity_folder
     from polyclinic.federation.over_nats.subjects import Role
-    from polyclinic.node.node import DATABASE, Node
+    from polyclinic.node.database import is_node_folder
+    from polyclinic.node.node import Node
 
     read = read_token(token, Role.NODE, dial=dial)
     place = place_of(at)
@@ -43,7 +44,7 @@ def join_node(token: Token, dial: Dial = None, at: At = None) -> None:
             node_identity_folder(folder).rmdir()
             folder.rmdir()
         raise
-    if not (folder / DATABASE).exists():
+    if not is_node_folder(folder):
         Node.create(place, identity.name)
     typer.echo(f"Node {identity.party_id} is a member of the hub {identity.hub_name!r}. Its folder is {folder}")
     typer.echo(f"Its public key is {identity.keys.public_key}")

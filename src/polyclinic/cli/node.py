@@ -127,10 +127,11 @@ app.command("trust")(node_service.trust)
 
 def _open(node_id: str, at: Path | None) -> Any:
     from polyclinic.errors import NodeError, nearest
-    from polyclinic.node.node import DATABASE, Node
+    from polyclinic.node.database import node_folders
+    from polyclinic.node.node import Node
 
     place = place_of(at)
-    there = [path.parent.name for path in place.glob(f"*/{DATABASE}")]
+    there = [folder.name for folder in node_folders(place)]
     if node_id not in there:
         to_do = f"{nearest(node_id, there)}; make a node with: polyclinic node create NAME"
         raise NodeError(f"there is no node {node_id!r} at {place}", to_do=to_do)

@@ -178,14 +178,10 @@ def _folder(node: str | None, at: Path | None) -> Path:
     """The folder of the node that is meant."""
     from polyclinic.errors import NodeError, nearest
     from polyclinic.federation.over_nats.identity import IDENTITY, node_identity_folder
-    from polyclinic.node.node import DATABASE
+    from polyclinic.node.database import node_folders
 
     place = place_of(at)
-    joined = [
-        path.parent.name
-        for path in sorted(place.glob(f"*/{DATABASE}"))
-        if (node_identity_folder(path.parent) / IDENTITY).exists()
-    ]
+    joined = [path.name for path in node_folders(place) if (node_identity_folder(path) / IDENTITY).exists()]
     if node is None and len(joined) == 1:
         return place / joined[0]
     if node is None or node not in joined:

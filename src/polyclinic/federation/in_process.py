@@ -14,7 +14,8 @@ from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.federation.node_state import TRAINING, Heard, NodeState, Watchers
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
-from polyclinic.node.node import DATABASE, Node
+from polyclinic.node.database import node_folders
+from polyclinic.node.node import Node
 from polyclinic.node.stop import Stop
 
 
@@ -126,7 +127,7 @@ def open_nodes(place: Path) -> list[Node]:
     from polyclinic.node.workbenches import Workbenches
 
     workbenches = Workbenches()
-    folders = sorted(path.parent for path in place.glob(f"*/{DATABASE}"))
+    folders = node_folders(place)
     if not folders:
         raise FederationError(
             f"there are no nodes at {place}",

@@ -14,7 +14,8 @@ from polyclinic.datasets.federated_dataset import FederatedDataset
 from polyclinic.errors import NodeError
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.in_process import InProcessFederation
-from polyclinic.node.node import DATABASE, Node
+from polyclinic.node.database import is_node_folder, node_folders
+from polyclinic.node.node import Node
 from polyclinic.node.registry import DatabaseRegistry, identifier
 
 PLACE_VARIABLE = "POLYCLINIC_FEDERATION"
@@ -38,7 +39,7 @@ def local_federation(place: Path | None = None) -> InProcessFederation:
     """
     place = place or default_place()
     known = _open.get(place)
-    folders = {path.parent for path in place.glob(f"*/{DATABASE}")}
+    folders = set(node_folders(place))
     if known is None or {node.folder for node in known.each_node()} != folders:
         _open[place] = InProcessFederation.at(place)
     return _open[place]
@@ -95,7 +96,7 @@ def create_nodes(
     numbers = range(len(known)) if centers is None else [dataset.center_index(c, data_path) for c in centers]
     names = {number: known[number] for number in numbers}
     for name in names.values():
-        if (place / identifier(name) / DATABASE).exists():
+        if is_node_folder(place / identifier(name)):
             raise NodeError(
                 f"there is a node {identifier(name)!r} at {place} already",
                 to_do="see what is there with: polyclinic federation show; remove it with: "

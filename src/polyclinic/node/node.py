@@ -27,12 +27,11 @@ from sqlalchemy.orm import Session
 
 from polyclinic.errors import Cancelled, ConfigError, DatasetChanged, NodeError, NodeInUse, PolyclinicError, nearest
 from polyclinic.messages import replies, requests
-from polyclinic.node.database import FORMAT_VERSION, NodeRow, open_database
+from polyclinic.node.database import FORMAT_VERSION, NodeRow, database_of, is_node_folder, new_database
 from polyclinic.node.registry import DatabaseRegistry, RegisteredDataset, Registry, identifier
 from polyclinic.node.stop import Stop
 from polyclinic.randomness import derive
 
-DATABASE = "node.sqlite"
 LOCK = "in-use.lock"
 
 log = logging.getLogger("polyclinic.node")
@@ -46,6 +45,7 @@ class Node:
         name: what people read.
         registry: the datasets.
         folder: where the node keeps what it must not lose; None for a throw-away node without anything to keep.
+        engine: of its database, if it has one.
         workbenches: the built plans of this process, shared by its nodes.
         streams: where training takes its random numbers from; default: derived streams (`Streams`).
     """
@@ -57,6 +57,7 @@ class Node:
         registry: Registry,
         *,
         folder: Path | None = None,
+        engine: Engine | None = None,
         workbenches: Any = None,
         streams: Any = None,
     ) -> None:
@@ -64,6 +65,7 @@ class Node:
         self.name = name
         self.registry = registry
         self.folder = folder
+        self.engine = engine
         self._workbenches = workbenches
         self.streams = streams
         self._loaded: dict[tuple[str, bool], Any] = {}
@@ -73,20 +75,23 @@ class Node:
     # ---- folders
 
     @classmethod
-    def create(cls, place: Path, name: str) -> Node:
+    def create(cls, place: Path, name: str, *, database: str | None = None) -> Node:
         """Makes a node's folder ``place/<id>``.
 
+        Args:
+            database: the URL of a PostgreSQL database; None: SQLite in the folder.
+
         Raises:
-            NodeError: if it exists already.
+            NodeError: if it exists already, or the database is another node's or cannot be reached.
+            ConfigError: the URL is none.
         """
         node_id = identifier(name)
         folder = place / node_id
-        if (folder / DATABASE).exists():
+        if is_node_folder(folder):
             raise NodeError(
                 f"there is a node {node_id!r} already, at {folder}", to_do="choose another name, or use that node"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        with Session(open_database(folder / DATABASE)) as session:
+        with Session(new_database(folder, database)) as session:
             session.add(NodeRow(node_id=node_id, name=name))
             session.commit()
         return cls.open(folder)
@@ -96,20 +101,21 @@ class Node:
         """The node that keeps its things in this folder.
 
         Raises:
-            NodeError: if there is none, or one of another format.
+            NodeError: if there is none, or one of another format, or its database cannot be reached.
         """
-        if not (folder / DATABASE).is_file():
+        if not is_node_folder(folder):
             raise NodeError(f"{folder} is no node's folder", to_do="make one with: polyclinic node create NAME")
-        engine: Engine = open_database(folder / DATABASE)
+        engine = database_of(folder)
         with Session(engine) as session:
             row = session.scalars(select(NodeRow)).first()
             if row is None or row.format_version != FORMAT_VERSION:
                 what = "is incomplete" if row is None else f"has format {row.format_version}, not {FORMAT_VERSION}"
                 raise NodeError(
-                    f"the node's database {folder / DATABASE} {what}",
+                    f"the node's database {engine.url.database} {what}",
                     to_do="make the node again in another folder, or use the version of Polyclinic that made it",
                 )
-            return cls(row.node_id, row.name, DatabaseRegistry(engine), folder=folder, workbenches=workbenches)
+            registry = DatabaseRegistry(engine)
+            return cls(row.node_id, row.name, registry, folder=folder, engine=engine, workbenches=workbenches)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
