@@ -24,7 +24,7 @@ from polyclinic.errors import FederationError, MessageError, OtherVersion, Polyc
 from polyclinic.federation.node_state import NodeState
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.connection import CONNECT_SECONDS, Link
-from polyclinic.federation.over_nats.directory import Directory
+from polyclinic.federation.over_nats.directory import Directory, unread_reply
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES, Lock, key_of, salt_of
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.federation.over_nats.live import state_in
@@ -80,6 +80,9 @@ class Correspondence:
         self._sendings: list[Sending] = []
         self._uses: dict[tuple[str, str], int] = {}  # of payloads at the hub: experiment, SHA-256
         self._uploads: dict[tuple[str, str], asyncio.Future[None]] = {}
+        # Large replies come one after the other: the first is added up while the next is on its way, and chunks of few
+        # of them are in memory.
+        self._fetching = asyncio.Semaphore(1)
         self._inline: set[str] = set()  # requests whose replies brought their tensors with them
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,11 +132,9 @@ class Correspondence:
         self._directory.heard(message.subject.rpartition(".")[2], message.data)
 
     async def _on_live(self, message: Msg) -> None:
-        node_id = message.subject.rpartition(".")[2]
-        if (told := state_in(message.data, node_id, self._me.party_id)) is not None:
-            request_id, state = told
-            if sending := self._waiting_for(node_id, request_id):
-                sending.states[node_id] = state
+        told = state_in(message.data, node_id := message.subject.rpartition(".")[2], self._me, self._directory)
+        if told and (sending := self._waiting_for(node_id, told[0])):
+            sending.states[node_id] = told[1]
 
     # ---- requests
 
@@ -306,16 +307,10 @@ class Correspondence:
             check(frame, envelope, key, self._me.party_id)
             if envelope.kind != "reply" or envelope.sender != node_id or envelope.request_id != asked.request_id:
                 raise MessageError(f"a {envelope.kind} of {envelope.sender} came as a reply of {node_id}")
-            reply = await self._reply_in(envelope, read_body(envelope, body, self._me.keys, key), asked)
+            body = read_body(envelope, body, self._me.keys, key)
+            reply = await self._reply_in(sending, envelope, body, asked)
         except OtherVersion as err:
-            reply = Failure(
-                request_id=asked.request_id,
-                node_id=node_id,
-                code=err.code,
-                stage="receive",
-                what=f"node {node_id} answered with {err.what}",
-                to_do=err.to_do,
-            )
+            reply = unread_reply(asked.request_id, node_id, err)
         except (PolyclinicError, OSError) as err:
             log.warning("a reply of node %s is refused: %s", node_id, err)
             return
@@ -324,8 +319,8 @@ class Correspondence:
             sending.arrived.put(reply)
             del sending.asked[node_id]
 
-    async def _reply_in(self, envelope: Envelope, body: bytes, asked: Envelope) -> Reply | None:
-        """The reply with its tensors; None if it answers another question than this one."""
+    async def _reply_in(self, sending: Sending, envelope: Envelope, body: bytes, asked: Envelope) -> Reply | None:
+        """The reply with its tensors; None if it answers another question than this one, or is not waited for."""
         start, end = LOCK_BYTES if envelope.payload else 0, len(body) - envelope.tensors
         if end < start:
             raise MessageError("a reply whose tensors are not where its envelope says")
@@ -342,7 +337,10 @@ class Correspondence:
         if envelope.payload is None:
             self._inline.add(envelope.request_id)
         else:
-            found = await self._download(envelope, envelope.payload, Lock.from_bytes(body[:start]))
+            async with self._fetching:
+                if sending.asked.get(asked.recipient) is not asked:
+                    return None
+                found = await self._download(envelope, envelope.payload, Lock.from_bytes(body[:start]))
             return message.model_copy(update={"tensors": found})
         if envelope.tensors:
             return message.model_copy(update={"tensors": tensors.decode(bytearray(body[end:]))})
@@ -382,9 +380,7 @@ class Correspondence:
                 self._directory.note_absence()
 
     def _start(self, work: Any, name: str | None = None) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        if name:
-            task.set_name(name)
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

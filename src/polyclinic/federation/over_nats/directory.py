@@ -209,5 +209,11 @@ class Directory:
             partial.replace(self._path)
 
 
+def unread_reply(request_id: str, node_id: str, err: OtherVersion) -> Failure:
+    """What stands for a reply that cannot be read here."""
+    what = f"node {node_id} answered with {err.what}"
+    return Failure(request_id=request_id, node_id=node_id, code=err.code, stage="receive", what=what, to_do=err.to_do)
+
+
 def _working(told: Any) -> dict[str, str] | None:
     return None if told is None else {"state": str(told["state"])[:40], "researcher": str(told["researcher"])[:200]}

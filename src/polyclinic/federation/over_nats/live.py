@@ -7,30 +7,26 @@ import math
 import time
 from collections.abc import Mapping
 
+from polyclinic.errors import PolyclinicError
 from polyclinic.federation.node_state import OFFLINE, STATES, WAITING, NodeState, Watchers
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.directory import Directory
+from polyclinic.federation.over_nats.encryption import decrypt
+from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.messages.requests import Request
 from polyclinic.node.stop import Progress
 
-_MAX_BYTES = 64 << 10
 
-
-def state_in(data: bytes, node_id: str, researcher: str) -> tuple[str, NodeState] | None:
-    """The request's id and the state in what a node says; None if it says nothing that is understood.
-
-    Args:
-        researcher: whose own requests are named "" among those before.
-    """
+def state_in(data: bytes, node_id: str, me: Identity, directory: Directory) -> tuple[str, NodeState] | None:
+    """The request's id and the state in what a node says to a researcher; None if it says nothing that is understood.
+    The researcher's own requests are named "" among those before."""
     try:
-        if len(data) > _MAX_BYTES:
-            return None
-        told = json.loads(data)
-        before = tuple("" if who == researcher else str(who)[:200] for who in told.get("before", ()))
+        told = json.loads(decrypt(data, me.keys, directory.require(node_id).key))
+        before = tuple("" if who == me.party_id else str(who)[:200] for who in told.get("before", ()))
         progress = None if told.get("progress") is None else _progress(*told["progress"])
         state = NodeState(node_id, str(told["state"]), int(told.get("num_before", 0)), before, progress)
         return (str(told["request_id"]), state) if state.state in STATES else None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (PolyclinicError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -28,7 +28,7 @@ from polyclinic.federation.node_state import RECEIVING, SENDING, WAITING, NodeSt
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.answering import Answering
 from polyclinic.federation.over_nats.connection import Link
-from polyclinic.federation.over_nats.encryption import Lock
+from polyclinic.federation.over_nats.encryption import Lock, encrypt
 from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
 from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop, stopped_here
@@ -363,8 +363,10 @@ class NodeLoop:
                 before.append(job.envelope.sender)
 
     async def _tell_live(self, job: Job, told: dict[str, Any]) -> None:
-        told = {"request_id": job.envelope.request_id, **told}
-        await self._link.tell(subjects.live(job.envelope.sender, self._me.party_id), json.dumps(told).encode())
+        researcher = job.envelope.sender
+        words = json.dumps({"request_id": job.envelope.request_id, **told}).encode()
+        frame = encrypt(words, self._me.keys, self._gate.let_in[researcher])
+        await self._link.tell(subjects.live(researcher, self._me.party_id), frame)
 
     def _write_status(self) -> None:
         task, waiting = None, tuple(_task(job, WAITING) for job in self._turns.order())
