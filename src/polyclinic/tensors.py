@@ -146,14 +146,26 @@ def _read_header(view: memoryview) -> tuple[dict[str, dict[str, Any]], int]:
     length = int.from_bytes(view[:8], "little")
     if length > MAX_HEADER_BYTES or length > len(view) - 8:
         raise MessageError(f"a tensor header of {length} bytes does not fit")
-    entries = parse_json(view[8 : 8 + length])
+    return read_entries(view[8 : 8 + length], len(view) - 8 - length), 8 + length
+
+
+def read_entries(header: memoryview | bytes, available: int) -> dict[str, dict[str, Any]]:
+    """What a safetensors header says: name -> dtype, shape, data_offsets.
+
+    Args:
+        available: bytes that come after the header; the tensors must take exactly these.
+
+    Raises:
+        MessageError: it is not well-formed.
+    """
+    entries = parse_json(header)
     if not isinstance(entries, dict):
         raise MessageError("the tensor header is not a JSON object")
     metadata = entries.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise MessageError("the tensor header's metadata are not texts")
-    _check_entries(entries, len(view) - 8 - length)
-    return entries, 8 + length
+    _check_entries(entries, available)
+    return entries
 
 
 def _check_entries(entries: dict[str, Any], available: int) -> None:

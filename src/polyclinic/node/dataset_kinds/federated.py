@@ -58,6 +58,8 @@ class Federated:
             features=_features(dataset.module, parts["train"].shape),
             shape=parts["train"].shape,
             target=parts["train"].target,
+            # As `local_evaluation` chooses it.
+            metric=getattr(getattr(dataset.module, "METRIC", None), "name", "metric"),
             notes=(
                 f"Center {center} of {dataset.name}.",
                 *part_notes(parts),

@@ -31,6 +31,7 @@ class Found(pydantic.BaseModel):
     shape: tuple[int, ...] = ()  # of one sample's input
     target: str = ""  # readable: "num (numeric, 5 distinct integer values)"
     classes: tuple[str, ...] = ()  # class names, if the target is a class
+    metric: str = ""  # the name of the dataset's own metric, if it brings one
     missing: dict[str, int] = {}  # column -> missing cells, only columns that have any
     notes: tuple[str, ...] = ()  # what a data manager should know, one sentence each
     fingerprint: str  # changes when the data change
