@@ -116,7 +116,7 @@ class NodeLoop:
                 tasks.create_task(self._receive())
                 tasks.create_task(self._keep_alive())
                 tasks.create_task(self._work())
-            tasks.create_task(self._tell_news())
+                tasks.create_task(self._tell_news())
         except ExceptionGroup as group:
             # The hub has shut this node out: there is nothing left to do here.
             if shut_out := [err for err in group.exceptions if isinstance(err, FederationError)]:
