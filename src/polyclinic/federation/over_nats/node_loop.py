@@ -266,6 +266,10 @@ class NodeLoop:
             return Answer(self._failure(request_id, "receive", err))
         except OSError as err:
             return Answer(self._failure(request_id, "receive", NodeError(*_disk(err))))
+        except Exception as err:  # else the researcher would wait for ever
+            log.exception("request %s", request_id)
+            failed = NodeError(f"the node failed with {type(err).__name__}", to_do="see the log of the node")
+            return Answer(self._failure(request_id, "receive", failed))
 
     def _failure(self, request_id: str, stage: str, err: PolyclinicError) -> Failure:
         log.warning("request %s failed at stage %s: %s", request_id, stage, err)
