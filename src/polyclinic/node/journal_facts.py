@@ -7,12 +7,40 @@ text of an error, for a path or for anything out of the data.
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
-Text = Annotated[str, Field(max_length=200)]
+from polyclinic.errors import PolyclinicError
+
+
+def _shortened(value: Any) -> Any:
+    return value[:200] if isinstance(value, str) else value
+
+
+def _code_or_other(value: str) -> str:
+    return value if value in _CODES or not value else "other"
+
+
+def _stage_or_other(value: str) -> str:
+    return value if value in _STAGES or not value else "other"
+
+
+def _codes(error: type[PolyclinicError]) -> set[str]:
+    return {error.code}.union(*map(_codes, error.__subclasses__()))
+
+
+# A failure's code and stage come from where the plan ran: they are taken at their word only if they are ones of ours.
+_CODES = _codes(PolyclinicError)
+_STAGES = frozenset(
+    ["approval", "build", "check", "evaluate", "leaving", "policy", "process", "receive", "search", "send", "train"]
+    + ["wait"]
+)
+
+Text = Annotated[str, BeforeValidator(_shortened)]
 Word = Annotated[str, Field(max_length=100, pattern=re.compile(r"^[\w./:+-]*\Z", re.ASCII))]
+Code = Annotated[str, AfterValidator(_code_or_other)]
+Stage = Annotated[str, AfterValidator(_stage_or_other)]
 Sha256 = Annotated[str, Field(pattern=re.compile(r"^(?:[0-9a-f]{64})?\Z"))]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Name, shape, dtype, bytes, SHA-256 of one tensor that left.
@@ -59,8 +87,8 @@ class Refused(_OfRequest):
     """It may not. ``code`` is an error's; ``rules`` those of the policy."""
 
     kind = "refused"
-    code: Word
-    stage: Word = ""
+    code: Code
+    stage: Stage = ""
     rules: list[Text] = []
     approval: Word = ""
     plan: Sha256 = ""
@@ -129,8 +157,8 @@ class Ended(_OfRequest):
     work: Word = ""
     approval: Word = ""
     plan: Sha256 = ""
-    code: Word = ""
-    stage: Word = ""
+    code: Code = ""
+    stage: Stage = ""
     seconds: Seconds = 0.0
     rows: int | None = None
     loss: bool = False  # whether it was let out
