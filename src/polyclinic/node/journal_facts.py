@@ -33,8 +33,7 @@ def _codes(error: type[PolyclinicError]) -> set[str]:
 # A failure's code and stage come from where the plan ran: they are taken at their word only if they are ones of ours.
 _CODES = _codes(PolyclinicError)
 _STAGES = frozenset(
-    ["approval", "build", "check", "evaluate", "leaving", "policy", "process", "receive", "search", "send", "train"]
-    + ["wait"]
+    {"approval", "build", "check", "evaluate", "leaving", "policy", "process", "receive", "send", "train", "wait"}
 )
 
 Text = Annotated[str, BeforeValidator(_shortened)]
