@@ -69,10 +69,13 @@ class Link:
         Raises:
             FederationError: the hub is not there, is not the one whose certificate is pinned, or refuses the key.
         """
-        self._closing = False
+        self._closing, self._refused, self._refusals = False, "", 0
         self._client = Client()
         try:
             await asyncio.wait_for(self._client.connect(**self._options()), seconds)
+        except FederationError:
+            await self.close()
+            raise
         except (OSError, nats.errors.Error, TimeoutError) as err:
             await self.close()
             raise self._unreachable(err) from None
@@ -105,18 +108,26 @@ class Link:
         return FederationError(f"no connection to the hub at {', '.join(self.identity.urls)}: {why}", to_do=to_do)
 
     async def _on_error(self, err: Exception) -> None:
-        self._refused = str(err) or type(err).__name__
-        log.debug("%s: connection: %s", self.identity.party_id, self._refused)
-        if forbidden := _FORBIDDEN.search(self._refused):
+        why = str(err) or type(err).__name__
+        log.debug("%s: connection: %s", self.identity.party_id, why)
+        if forbidden := _FORBIDDEN.search(why):
             self._forbid(*forbidden.groups())
-        elif "authorization" in self._refused.casefold():
-            self._refusals += 1
-            if self._opened and self._refusals == _REFUSALS:
-                self._shut_out = self._unreachable(err)
-                log.error("%s: %s", self.identity.party_id, self._shut_out)
-                # Whoever waits for the connection wakes up, and sees.
-                self._up.set()
-                self._background = asyncio.ensure_future(self.close())
+            return
+        another_hub, refused = "ertificate" in why, "uthorization" in why
+        if another_hub and why != self._refused:
+            log.error("%s: the hub is not the one of before: %s", self.identity.party_id, why)
+        # What comes after a refusal, as a broken pipe, says less.
+        if another_hub or refused or not self._refusals:
+            self._refused = why
+        self._refusals += refused
+        if not self._opened and (another_hub or self._refusals == _REFUSALS):
+            raise self._unreachable(err)  # out of `open`
+        if refused and self._refusals == _REFUSALS:
+            self._shut_out = self._unreachable(err)
+            log.error("%s: %s", self.identity.party_id, self._shut_out)
+            # Whoever waits for the connection wakes up, and sees.
+            self._up.set()
+            self._background = asyncio.ensure_future(self.close())
 
     def _forbid(self, what: str, subject: str) -> None:
         """The server does not let this party do this; asking again would not help."""
@@ -144,7 +155,7 @@ class Link:
         self._set_up()
 
     def _set_up(self) -> None:
-        self._refusals = 0
+        self._refused, self._refusals = "", 0
         self._down.clear()
         self._up.set()
 
@@ -214,8 +225,10 @@ class Link:
         """Sends again and again until there is an answer.
 
         Raises:
-            FederationError: the hub forbids it, or has shut this party out.
+            FederationError: it is too large, the hub forbids it, or has shut this party out.
         """
+        if len(data) > subjects.MAX_MESSAGE_BYTES:
+            raise FederationError(f"a message of {len(data) / 1e6:.1f} MB is larger than the hub takes")
         forbidden: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         asking = self._asking.setdefault(subject.casefold(), set())
         asking.add(forbidden)
