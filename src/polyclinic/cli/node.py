@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polyclinic.cli import node_service
-from polyclinic.cli.at import At, place_of
+from polyclinic.cli.at import At, NodeId, open_node, place_of
 
 if TYPE_CHECKING:
-    from polyclinic.node.node import Node
     from polyclinic.node.registry import RegisteredDataset
 
 app = typer.Typer(
@@ -19,8 +18,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="One hospital's node: make it, and say which data may be used at it.",
 )
-
-NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The node's id, for example cleveland.")]
 
 
 @app.command()
@@ -96,7 +93,7 @@ def add_dataset(
     given["categorical"] = categorical[0] if categorical and len(categorical) == 1 else categorical
     settings = {key: value for key, value in given.items() if value is not None}
     default = path.name.partition(".")[0] if path else module or (function or "data").rpartition(":")[2]
-    registry = _open(node, at).registry
+    registry = open_node(node, at).registry
     _report(registry.add(kind, settings, tags=tags.split(","), name=name or default))
 
 
@@ -105,7 +102,7 @@ def remove_dataset(
     node: NodeId, dataset: Annotated[str, typer.Argument(help="The dataset's id.")], at: At = None
 ) -> None:
     """Forget a dataset; its files stay where they are."""
-    opened = _open(node, at)
+    opened = open_node(node, at)
     with opened.in_use():
         opened.registry.remove(dataset)
     typer.echo(f"Removed dataset {dataset} from node {node}.")
@@ -114,7 +111,7 @@ def remove_dataset(
 @app.command()
 def show(node: NodeId, at: At = None) -> None:
     """Show a node's datasets, and all that was found in them."""
-    for dataset in _open(node, at).registry.datasets():
+    for dataset in open_node(node, at).registry.datasets():
         _report(dataset)
 
 
@@ -123,20 +120,6 @@ app.command("status")(node_service.status)
 app.command("stop")(node_service.stop)
 app.command("stop-task")(node_service.stop_task)
 app.command("trust")(node_service.trust)
-
-
-def _open(node_id: str, at: Path | None) -> Any:
-    from polyclinic.errors import NodeError, nearest
-    from polyclinic.node.database import node_folders
-    from polyclinic.node.node import Node
-
-    place = place_of(at)
-    there = [folder.name for folder in node_folders(place)]
-    if node_id not in there:
-        to_do = f"{nearest(node_id, there)}; make a node with: polyclinic node create NAME"
-        raise NodeError(f"there is no node {node_id!r} at {place}", to_do=to_do)
-    node: Node = Node.open(place / node_id)
-    return node
 
 
 def _report(dataset: RegisteredDataset) -> None:
