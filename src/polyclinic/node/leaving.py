@@ -31,9 +31,7 @@ _MAX_NAMED = 5
 # Of a number in a reply: digits without end could be anything.
 _MAX_COUNT = 1 << 53
 _CODES = frozenset(
-    value.code
-    for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, errors.PolyclinicError)
+    found.code for found in vars(errors).values() if isinstance(found, type) and issubclass(found, PolyclinicError)
 )
 # What stands behind the first colon of these is what some other library, or the plan itself, has said.
 _QUOTING = frozenset({"training", "node", "diverged", "plan"})

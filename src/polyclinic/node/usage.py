@@ -47,7 +47,7 @@ class UsageAccount:
         """All until now, with what is not flushed yet.
 
         Args:
-            experiment_id: whose rounds are told apart.
+            experiment_id: whose rounds are told apart; "": none.
         """
         self.flush()
         of_one = (UsageRow.researcher_id == researcher_id, UsageRow.dataset_id == dataset_id)
@@ -55,7 +55,8 @@ class UsageAccount:
         of_experiment = select(func.sum(UsageRow.rounds)).where(*of_one, UsageRow.experiment_id == experiment_id)
         with Session(self._engine) as session:
             rounds, seconds = session.execute(sums).one()
-            return Usage(int(rounds or 0), float(seconds or 0.0), int(session.scalar(of_experiment) or 0))
+            own = session.scalar(of_experiment) if experiment_id else 0
+            return Usage(int(rounds or 0), float(seconds or 0.0), int(own or 0))
 
     def add(
         self, researcher_id: str, dataset_id: str, key: str, *, rounds: int, seconds: float, experiment_id: str = ""
