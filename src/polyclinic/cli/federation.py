@@ -53,21 +53,60 @@ def create(
         options=({"flamby_compatible": True} if flamby_compatible else {}) | options_of(options),
     )
     typer.echo(f"Made {len(nodes)} nodes at {place}.")
-    show(at)
+    _show_here(place)
     found = _words(tags) or [FederatedDataset.load(dataset).name]
     typer.echo(f"Next, in Python: Experiment(MyPlan, tags={found!r}, …).run()")
 
 
 @app.command()
 def show(at: At = None) -> None:
-    """List the nodes, their datasets with tags, and the numbers of samples."""
+    """List the nodes, their datasets with tags, and the numbers of samples.
+
+    Where a hub was chosen (`polyclinic federation use`), its nodes are shown, with what each is at: idle, at work and
+    for whom, who waits, or since when it is offline.
+    """
+    place = place_of(at)
+    if (place / ".hubs").is_dir():
+        from polyclinic.federation.over_nats.identity import chosen_hub_folder
+
+        if (folder := chosen_hub_folder(place)) is not None:
+            _show_hub(folder)
+            return
+    _show_here(place)
+
+
+def _show_hub(folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from polyclinic.federation.over_nats.overview import COLUMNS
+    from polyclinic.federation.over_nats.researcher import NatsFederation
+
+    federation = NatsFederation(folder)
+    try:
+        seen = federation.overview()
+    finally:
+        federation.close()
+    table = Table(*COLUMNS)
+    table.columns[0].no_wrap = True
+    table.columns[3].overflow = "fold"
+    for row in seen.rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    console.print(f"Nodes of {federation.title}", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    for remark in seen.remarks:
+        console.print(remark, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_here(place: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from polyclinic.experiment.participants import search
     from polyclinic.federation.in_process import InProcessFederation
 
-    place = place_of(at)
     federation = InProcessFederation.at(place)
     answers = search(federation, (), [node.node_id for node in federation.nodes()])
     table = Table("node", "dataset", "tags", "train", "test")

@@ -69,6 +69,14 @@ class KnownNode:
             return f"idle{queue}"
         return f"{self.working['state']} for {self.working['researcher']}{queue}"
 
+    def found_datasets(self) -> list[DatasetInfo]:
+        """What it said last that it holds; nothing of what is not understood here."""
+        found = []
+        for one in self.datasets:
+            with suppress(ValidationError):
+                found.append(DatasetInfo.model_validate_json(json.dumps(one)))
+        return found
+
     def unread(self, node_id: str, request: Request) -> Failure | None:
         """What stands for this node's answer to a request that it cannot read; None if it can, as far as is known."""
         theirs = parse_version(self.versions.get("messages"))
@@ -176,10 +184,8 @@ class Directory:
 
     def search(self, node_id: str, request_id: str, tags: tuple[str, ...]) -> SearchReply:
         """What the node said last that it holds, for when it is not there to ask."""
-        known, found = self.nodes[node_id], []
-        with suppress(ValidationError):
-            found = [DatasetInfo.model_validate_json(json.dumps(one)) for one in known.datasets]
-        chosen = tuple(info for info in found if set(tags) <= set(info.tags))
+        known = self.nodes[node_id]
+        chosen = tuple(info for info in known.found_datasets() if set(tags) <= set(info.tags))
         return SearchReply(request_id=request_id, node_id=node_id, node_name=known.name, datasets=chosen)
 
     def _read(self) -> None:

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from html import escape
 from pathlib import Path
 
 from polyclinic.federation.federation import Federation, NodeInfo
@@ -18,6 +19,7 @@ from polyclinic.federation.over_nats.correspondence import Correspondence, Sendi
 from polyclinic.federation.over_nats.directory import Directory
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.federation.over_nats.live import Showing
+from polyclinic.federation.over_nats.overview import COLUMNS, Overview, overview
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import CheckRequest, Request, SearchRequest, TrainRequest
 
@@ -60,10 +62,24 @@ class NatsFederation(Federation):
         self._begun: set[str] = set()
         self._watchers = Watchers()
 
+    @property
+    def title(self) -> str:
+        """Which hub this is, and who is there, for a reader."""
+        return f"the hub {self._me.hub_name!r}, seen by {self._me.name!r} (id {self._me.party_id})"
+
     def nodes(self) -> list[NodeInfo]:
         loop, correspondence = self._connected()
         loop.run(correspondence.refresh())
         return self._directory.infos()
+
+    def overview(self) -> Overview:
+        """Who is there, at what, and with which data.
+
+        Raises:
+            FederationError: the hub is not there.
+        """
+        self.nodes()
+        return overview(self._directory.nodes)
 
     def send(self, requests: Mapping[str, Request], deadline: float | None = None) -> Iterator[Reply]:
         self._require_nodes(requests)
@@ -240,6 +256,13 @@ class NatsFederation(Federation):
             self.nodes()
         for node_id in wanted:
             self._directory.require(node_id)
+
+    def _repr_html_(self) -> str:
+        seen = self.overview()
+        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in seen.rows)
+        remarks = "".join(f"<div>{escape(remark)}</div>" for remark in seen.remarks)
+        return f"<table><tr>{head}</tr>{body}</table>{remarks}"
 
     def __repr__(self) -> str:
         return f"NatsFederation({self._me.hub_name!r} as {self._me.party_id!r})"
