@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES
-from polyclinic.federation.over_nats.signing import Envelope, check, content_digest, read_body, unseal
+from polyclinic.federation.over_nats.signing import MAX_ENVELOPE_BYTES, Envelope, check, content_digest, read_body, unseal
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
 from polyclinic.messages.requests import Request, WorkRequest
@@ -109,8 +109,9 @@ def _request_in(envelope: Envelope, body: bytes) -> tuple[Request, bytes]:
 
 def id_in(frame: bytes) -> str:
     """The id of a frame that was refused, so that whoever sent it knows which one; "" if it has none."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        length = int.from_bytes(frame[64:68], "little")
+    # Before anything is checked: whatever bytes do to the parser, a thousand brackets too.
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+        length = min(int.from_bytes(frame[64:68], "little"), MAX_ENVELOPE_BYTES)
         name = json.loads(frame[68 : 68 + length]).get("id", "")
         return name if isinstance(name, str) and len(name) <= 200 else ""
     return ""

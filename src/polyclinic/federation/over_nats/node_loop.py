@@ -141,10 +141,12 @@ class NodeLoop:
     async def _receive(self) -> None:
         async for message in self._link.pull(subjects.REQUESTS, subjects.consumer(self._me.party_id), _BATCH):
             try:
-                await self._take(message)
-            except PolyclinicError as err:
-                await self._refuse(message, err)
+                try:
+                    await self._take(message)
+                except PolyclinicError as err:
+                    await self._refuse(message, err)
             except Exception:
+                # One bad message must not end the node for the others; it would come again at each start.
                 log.exception("a message could not be looked at")
                 await self._acknowledge(message)
 
