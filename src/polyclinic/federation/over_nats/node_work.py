@@ -70,6 +70,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Job]] = {}
+        self._last: dict[str, int] = {}  # the number of each researcher's last turn
         self._some = asyncio.Event()
 
     def add(self, job: Job) -> None:
@@ -81,18 +82,22 @@ class Turns:
         while not self._waiting:
             self._some.clear()
             await self._some.wait()
-        # The first of the dict is who has waited longest since their last turn.
-        researcher = next(iter(self._waiting))
-        jobs = self._waiting.pop(researcher)
-        job = jobs.popleft()
-        if jobs:
-            self._waiting[researcher] = jobs
-        return job
+        return _take(self._waiting, self._last)
 
     def order(self) -> list[Job]:
         """Those that wait, in the order in which they are taken if no other comes."""
-        each = [list(jobs) for jobs in self._waiting.values()]
-        return [jobs[turn] for turn in range(max(map(len, each), default=0)) for jobs in each if turn < len(jobs)]
+        waiting, last = {who: deque(jobs) for who, jobs in self._waiting.items()}, dict(self._last)
+        return [_take(waiting, last) for _ in range(sum(map(len, self._waiting.values())))]
+
+
+def _take(waiting: dict[str, deque[Job]], last: dict[str, int]) -> Job:
+    """The first job of the researcher whose last turn is the longest ago; whose never was, who waits the longest."""
+    researcher = min(waiting, key=lambda who: last.get(who, 0))
+    last[researcher] = max(last.values(), default=0) + 1
+    job = waiting[researcher].popleft()
+    if not waiting[researcher]:
+        del waiting[researcher]
+    return job
 
 
 class Workshop:
@@ -100,15 +105,12 @@ class Workshop:
 
     Args:
         node: whose folder the worker works in.
-        tell_all: whether what a plan's error says, and its traceback, go to the researcher. The text of an error may
-            hold a patient's values, so by default it stays in the node's log.
     """
 
-    def __init__(self, node: Node, *, tell_all: bool) -> None:
+    def __init__(self, node: Node) -> None:
         assert node.folder is not None
         self._node = node
         self._folder = node.folder / "work"
-        self._tell_all = tell_all
         self._worker: WorkerProcess | None = None
         self._idle_since = time.monotonic()
         self._count = 0
@@ -197,7 +199,7 @@ class Workshop:
         )
 
     def _presentable(self, job: Job, reply: Reply) -> Reply:
-        """The reply as it may leave the hospital."""
+        """The reply; of a failure, the node's log has all that is known."""
         if not isinstance(reply, Failure):
             return reply
         if reply.code == Cancelled.code and job.stopped_here:
@@ -206,12 +208,7 @@ class Workshop:
             "request %s failed at stage %s, reference %s: %s\n%s",
             reply.request_id, reply.stage, reply.reference, reply.what, reply.traceback,
         )  # fmt: skip
-        if self._tell_all or not reply.traceback:
-            return reply
-        what = reply.what
-        if reply.code in ("training", "node") and reply.stage != "process":
-            what = f"{what.partition(':')[0]}; the rest is in the node's log under reference {reply.reference}"
-        return reply.model_copy(update={"traceback": "", "what": what})
+        return reply
 
     def end_if_idle(self) -> None:
         """To be called now and then while no job is being done."""
