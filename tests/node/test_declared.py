@@ -8,25 +8,17 @@ import torch
 from safetensors.torch import save_file
 
 from polyclinic import compression
-from polyclinic.messages.requests import EvaluateRequest, PlanText
-from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.messages.requests import EvaluateRequest
 from polyclinic.metrics import METRICS, CustomMetric, SampleMean, get_metric
 from polyclinic.metrics.registry import HORIZON_METRICS
 from polyclinic.node import declared
-from polyclinic.node.dataset_kinds.kind import Found, get_kind
 from polyclinic.node.local_evaluation import choose_metrics
-from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.tensor_file import read_header
+from tests.node.governed import dataset, request
 
 DRAW = np.random.default_rng(0)
 CLASSES, SCORES = DRAW.integers(0, 2, 20), DRAW.random(20)
 TIMES = np.c_[DRAW.integers(0, 2, 20), 10 * DRAW.random(20)]
-
-
-def dataset(**found):
-    kind = get_kind("tabular")
-    facts = {"num_train": 100, "num_test": 40, "fingerprint": "", **found}
-    return RegisteredDataset("heart", "Heart", ("heart",), kind, kind.Params.model_construct(), Found(**facts))
 
 
 def rows_of(metric):
@@ -72,20 +64,9 @@ def test_the_counts_of_a_datasets_own_metric_are_declared(tmp_path, own):
 @pytest.mark.parametrize("classes", [(), ("no", "yes")], ids=str)
 @pytest.mark.parametrize("metrics", [None, (), ("roc_auc", "loss")], ids=str)
 def test_the_metrics_are_those_that_the_node_chooses(classes, metrics):
-    request = EvaluateRequest(
-        request_id="r",
-        experiment_id="e",
-        dataset_id="heart",
-        plan=PlanText(text="", class_name="Plan"),
-        model_args={},
-        training_args=TrainingArgs.parse({"epochs": 1}),
-        seed=1,
-        round=1,
-        split="test",
-        metrics=metrics,
-    )
+    asked = request(EvaluateRequest, metrics=metrics)
     chosen = tuple(metric.name for metric in choose_metrics(metrics, None, classes))
-    assert declared.metrics_asked(request, dataset(classes=classes)) == chosen
+    assert declared.metrics_asked(asked, dataset(classes=classes)) == chosen
 
 
 def test_a_compressed_tensors_scale_has_the_name_that_compression_gives_it():

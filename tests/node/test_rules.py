@@ -5,44 +5,16 @@ from datetime import UTC, datetime
 import pytest
 
 from polyclinic.errors import PolicyInvalid
-from polyclinic.messages.requests import ApprovalRequest, CheckRequest, EvaluateRequest, PlanText, TrainRequest
-from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.messages.requests import ApprovalRequest, CheckRequest, EvaluateRequest, TrainRequest
 from polyclinic.node import rules
-from polyclinic.node.dataset_kinds.kind import Found, get_kind
 from polyclinic.node.policy import Policy
-from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.rules import Refusal, Usage
+from tests.node.governed import dataset, request
 
 every_kind = pytest.mark.parametrize(
     "kind", [TrainRequest, EvaluateRequest, CheckRequest, ApprovalRequest], ids=lambda kind: kind.__name__
 )
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
-
-
-def dataset(num_train=100, num_test=40):
-    found = Found(num_train=num_train, num_test=num_test, fingerprint="")
-    tabular = get_kind("tabular")
-    params = tabular.Params.model_construct()
-    return RegisteredDataset(
-        dataset_id="heart", name="Heart", tags=("heart",), kind=tabular, params=params, found=found
-    )
-
-
-def request(kind=TrainRequest, *, args=None, **fields):
-    if kind is TrainRequest:
-        fields = {"round": 1, **fields}
-    if kind is EvaluateRequest:
-        fields = {"round": 1, "split": "test", **fields}
-    return kind(
-        request_id="r",
-        experiment_id="e",
-        dataset_id="heart",
-        plan=PlanText(text="", class_name="Plan"),
-        model_args={},
-        training_args=TrainingArgs.parse(args or {"epochs": 1}),
-        seed=1,
-        **fields,
-    )
 
 
 def case(policy="", asked=None, *, data=None, used=None, now=NOON):
@@ -103,7 +75,7 @@ def test_what_a_dataset_may_be_used_for():
 
 @pytest.mark.parametrize(("num_train", "refused"), [(9, True), (10, False)], ids=str)
 def test_a_dataset_of_few_rows_trains_nothing(num_train, refused):
-    found = broken(data=dataset(num_train))
+    found = broken(data=dataset(num_train=num_train))
     assert found == (
         {"minimum-training-rows": "the dataset has 9 training rows, at least 10 are needed"} if refused else {}
     )
@@ -128,7 +100,7 @@ def test_an_update_of_few_rows_is_refused_because_it_would_show_them(args, rows)
 
 
 def test_an_evaluation_needs_no_training_rows_and_few_test_rows_refuse_nothing():
-    assert broken(asked=request(EvaluateRequest), data=dataset(3, 3)) == {}
+    assert broken(asked=request(EvaluateRequest), data=dataset(num_train=3, num_test=3)) == {}
 
 
 # ---- rounds and hours

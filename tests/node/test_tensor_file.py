@@ -11,36 +11,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from polyclinic.errors import LeavingRefused, MessageError
-from polyclinic.messages.replies import TrainReply
-from polyclinic.messages.requests import PlanText, TrainRequest
-from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.node import leaving
-from polyclinic.node.dataset_kinds.kind import Found, get_kind
 from polyclinic.node.policy import Policy
-from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.tensor_file import PIECE_BYTES, UnfitValues, copy_checked, read_header
-
-SECRET = "Jane Doe 1949-05-01"
-KIND = get_kind("tabular")
-FOUND = Found(num_train=100, num_test=40, fingerprint="")
-DATASET = RegisteredDataset("heart", "Heart", ("heart",), KIND, KIND.Params.model_construct(), FOUND)
-REQUEST = TrainRequest(
-    request_id="r",
-    experiment_id="e",
-    dataset_id="heart",
-    plan=PlanText(text="", class_name="Plan"),
-    model_args={},
-    training_args=TrainingArgs.parse({"epochs": 1}),
-    seed=1,
-    round=1,
-)
-REPLY = TrainReply(request_id="r", node_id="n", num_samples=90, num_updates=3, loss=0.5, seconds=1.0)
+from tests.node.governed import SECRET, dataset, request, trained
 
 
-def let_out(folder, into=None):
+def let_out(folder, into):
     """As a node does; the files are "reply" and "sent" in the folder."""
     reply, sent = folder / "reply", folder / "sent"
-    return leaving.check(Policy(), REQUEST, REPLY, reply, sent=sent, dataset=DATASET, into=into)[1]
+    return leaving.check(Policy(), request(), trained(), reply, sent=sent, dataset=dataset(), into=into)[1]
 
 
 def raw_file(header, data=b""):
@@ -200,4 +180,4 @@ def test_any_other_set_of_tensors_is_refused(tmp_path_factory, small_file, dtype
     (folder / "sent").write_bytes(small_file)
     # "w" has two dimensions of 2 and "n" one of 1: no shape fits both.
     with pytest.raises(LeavingRefused):
-        let_out(folder)
+        let_out(folder, folder / "out")

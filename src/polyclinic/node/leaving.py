@@ -7,39 +7,26 @@ models must be finite; texts are short, and what a foreign error says stays here
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyclinic import errors
-from polyclinic.errors import LeavingRefused, MessageError, PolyclinicError
-from polyclinic.messages.replies import CheckItem, CheckReply, EvaluateReply, Failure, Reply, TrainReply
+from polyclinic.errors import LeavingRefused, MessageError
+from polyclinic.messages.replies import CheckReply, EvaluateReply, Failure, Reply, TrainReply
 from polyclinic.messages.requests import CheckRequest, EvaluateRequest, TrainRequest, WorkRequest
 from polyclinic.node.declared import Declared, counts_of, differences, metrics_asked, tensors_of_training
+from polyclinic.node.leaving_texts import check_as_told, failure_as_told, short
 from polyclinic.node.policy import Policy
 from polyclinic.node.registry import RegisteredDataset
-from polyclinic.node.rules import rows_in_update
 from polyclinic.node.tensor_file import Entry, Left, UnfitValues, copy_checked, read_header
 
 __all__ = ["Left", "check"]
 
-MAX_TEXT = 500
 _MAX_NOTES = 20
-_MAX_TRACEBACK = 100_000
 _MAX_NAMED = 5
 # Of a number in a reply: digits without end could be anything.
 _MAX_COUNT = 1 << 53
-_CODES = frozenset(
-    found.code for found in vars(errors).values() if isinstance(found, type) and issubclass(found, PolyclinicError)
-)
-# What stands behind the first colon of these is what some other library, or the plan itself, has said.
-_QUOTING = frozenset({"training", "node", "diverged", "plan"})
 _CHECKS = frozenset({"versions", "data", "plan", "one step"})
-# "ValueError: …", at the beginning or in the middle.
-_QUOTED = re.compile(r"(?:^|\b)([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Iteration)|^[A-Z]\w*):\s")
-_STAGE = re.compile(r"[a-z ]{1,20}")
-_REFERENCE = re.compile(r"[0-9a-f]{8}")
 _ANSWERS: dict[type[WorkRequest], type[Reply]] = {
     TrainRequest: TrainReply,
     EvaluateRequest: EvaluateReply,
@@ -55,15 +42,15 @@ def check(
     *,
     sent: Path | None,
     dataset: RegisteredDataset,
-    into: Path | None = None,
+    into: Path,
 ) -> tuple[Reply, tuple[Left, ...]]:
     """Lets a reply leave, without what the policy keeps back.
 
     Args:
         tensors: the file of the reply's tensors; None: it has none.
-        sent: the file of the request's tensors; None: it has none.
-        into: where the tensors that may leave are written, out of the worker's reach, who could change them still.
-            Default: they replace the file ``tensors``. Where none may leave, there is no file.
+        sent: the file of the request's tensors, which the worker cannot change; None: it has none.
+        into: where the tensors that may leave are written, out of reach of the worker, who could change them still.
+            Where none may leave, no file is written.
 
     Returns:
         The reply as it may leave, and its tensors, each with the SHA-256 of its data.
@@ -73,7 +60,7 @@ def check(
         OSError: a file cannot be read or written.
     """
     if isinstance(reply, Failure):
-        return _failure(policy, request, reply), ()
+        return failure_as_told(policy, request, reply), ()
     if type(reply) is not _ANSWERS.get(type(request)) or reply.request_id != request.request_id:
         raise _refused(["it is no answer to what was asked"])
     _require_numbers(reply)
@@ -85,33 +72,27 @@ def check(
     if entries:
         raise _refused(["it has tensors, and none were asked for"])
     assert isinstance(reply, CheckReply)
-    return _checked(policy, request, reply, dataset), ()
+    if {item.name for item in reply.items} - _CHECKS or len(reply.items) > len(_CHECKS):
+        raise _refused(["it has checks that were not asked for"])
+    return check_as_told(policy, request, reply, dataset), ()
 
 
 @dataclass(frozen=True)
 class _Files:
     tensors: Path | None
     sent: Path | None
-    into: Path | None
+    into: Path
 
     def let_out(
         self, entries: Mapping[str, Entry], names: Collection[str], *, finite: bool, at_least_0: bool
     ) -> tuple[Left, ...]:
         """Writes these tensors where they may leave from."""
-        if self.tensors is None:
+        if self.tensors is None or not names:
             return ()
-        if not names:
-            if self.into is None:
-                self.tensors.unlink()
-            return ()
-        partial = self.into or self.tensors.with_suffix(".leaving")
         try:
-            left = copy_checked(self.tensors, entries, names, partial, finite=finite, at_least_0=at_least_0)
+            return copy_checked(self.tensors, entries, names, self.into, finite=finite, at_least_0=at_least_0)
         except UnfitValues as err:
             raise _refused([str(err)]) from None
-        if self.into is None:
-            partial.replace(self.tensors)
-        return left
 
 
 def _trained(
@@ -124,7 +105,7 @@ def _trained(
     declared = tensors_of_training(request, _header_of(files.sent))
     _require_none(differences(declared, entries))
     left = files.let_out(entries, declared.keys(), finite=True, at_least_0=False)
-    notes = tuple(_short(note) for note in reply.notes[:_MAX_NOTES]) if policy.leaves.logs else ()
+    notes = tuple(short(note) for note in reply.notes[:_MAX_NOTES]) if policy.leaves.logs else ()
     loss = reply.loss if policy.leaves.losses else math.nan
     return reply.model_copy(update={"notes": notes, "loss": loss}), left
 
@@ -144,7 +125,6 @@ def _evaluated(
     _require_none(differences({name: one for counts in declared.values() for name, one in counts.items()}, entries))
     rows = dataset.found.num_train if request.split == "train" else dataset.found.num_test
     if min(rows, reply.num_samples) < policy.of_dataset(dataset.dataset_id).minimum_test_rows:
-        files.let_out(entries, (), finite=False, at_least_0=True)
         return reply.model_copy(update={"metrics": {}, "num_samples": 0}), ()
     allowed = [metric for metric in asked if policy.leaves.metric(metric)]
     names = [name for metric in allowed for name in declared[metric]]
@@ -157,48 +137,6 @@ def _counts(metric: str, entries: Mapping[str, Entry], dataset: RegisteredDatase
     """The counts that a metric may have: of those that it may, the ones whose names are there."""
     possible = [{f"{metric}/{name}": one for name, one in counts.items()} for counts in counts_of(metric, dataset)]
     return next((one for one in possible if one and one.keys() <= entries.keys()), {})
-
-
-def _checked(policy: Policy, request: WorkRequest, reply: CheckReply, dataset: RegisteredDataset) -> CheckReply:
-    if undeclared := len({item.name for item in reply.items} - _CHECKS) or len(reply.items) > len(_CHECKS):
-        raise _refused([f"{int(undeclared)} checks were not asked for"])
-    args = request.training_args.model_copy(update={"dry_run": True})
-    least = policy.of_dataset(dataset.dataset_id).minimum_training_rows
-    # The loss of a batch of few is a loss of these few.
-    losses = policy.leaves.losses and rows_in_update(args, dataset.found.num_train) >= least
-
-    def shown(item: CheckItem) -> str:
-        if item.ok:
-            return "one batch was trained" if item.name == "one step" and not losses else _short(item.detail)
-        if not policy.leaves.logs:
-            return "why is not said: the node's policy keeps it"
-        return _short(item.detail if policy.leaves.tracebacks else _without_quotes(item.detail))
-
-    items = tuple(item.model_copy(update={"detail": shown(item)}) for item in reply.items)
-    return reply.model_copy(update={"items": items})
-
-
-def _failure(policy: Policy, request: WorkRequest, reply: Failure) -> Failure:
-    """As it may leave: its texts may come from the plan, or quote what some library says of a patient's values."""
-    code = reply.code if reply.code in _CODES else "node"
-    what, to_do, traceback = reply.what, reply.to_do, ""
-    reference = reply.reference if _REFERENCE.fullmatch(reply.reference) else ""
-    if policy.leaves.tracebacks:
-        traceback = reply.traceback[:_MAX_TRACEBACK]
-    elif code in _QUOTING and ":" in what:
-        what = f"{what.partition(':')[0]}; the rest is in the node's log under reference {reference}"
-    if not policy.leaves.logs:
-        what, to_do = f"what went wrong is not said; it is in the node's log under reference {reference}", ""
-    return Failure(
-        request_id=request.request_id,
-        node_id=reply.node_id,
-        code=code,
-        stage=reply.stage if _STAGE.fullmatch(reply.stage) else "work",
-        what=_short(what),
-        to_do=_short(to_do),
-        reference=reference,
-        traceback=traceback,
-    )
 
 
 def _entries(policy: Policy, path: Path | None) -> dict[str, Entry]:
@@ -237,14 +175,3 @@ def _refused(problems: list[str]) -> LeavingRefused:
         "something else than its model and metrics",
         stage="leaving",
     )
-
-
-def _without_quotes(text: str) -> str:
-    """Without what another library, or the plan, says in an error."""
-    found = _QUOTED.search(text)
-    return text if found is None else f"{text[: found.end(1)]}; what it says stays at the hospital"
-
-
-def _short(text: str) -> str:
-    cut = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in cut)

@@ -1,0 +1,82 @@
+"""What may be read in a reply that leaves: short texts, and nothing that a library, or the plan, says in an error.
+
+Such a text may quote a patient's values: "could not convert 'Jane Doe' to float". Those of Polyclinic's own errors do
+not.
+"""
+
+from __future__ import annotations
+
+import re
+
+from polyclinic import errors
+from polyclinic.errors import PolyclinicError
+from polyclinic.messages.replies import CheckItem, CheckReply, Failure
+from polyclinic.messages.requests import WorkRequest
+from polyclinic.node.policy import Policy
+from polyclinic.node.registry import RegisteredDataset
+from polyclinic.node.rules import rows_in_update
+
+MAX_TEXT = 500
+_MAX_TRACEBACK = 100_000
+_CODES = frozenset(
+    found.code for found in vars(errors).values() if isinstance(found, type) and issubclass(found, PolyclinicError)
+)
+# What stands behind the first colon of these is what some other library, or the plan itself, has said.
+_QUOTING = frozenset({"training", "node", "diverged", "plan"})
+# "ValueError: …", at the beginning or in the middle.
+_QUOTED = re.compile(r"(?:^|\b)([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Iteration)|^[A-Z]\w*):\s")
+_STAGES = frozenset({"approval", "build", "check", "evaluate", "process", "receive", "send", "train", "wait"})
+_REFERENCE = re.compile(r"[0-9a-f]{8}")
+
+
+def failure_as_told(policy: Policy, request: WorkRequest, reply: Failure) -> Failure:
+    """As it may leave: its texts may come from the plan, or quote what some library says of a patient's values."""
+    code = reply.code if reply.code in _CODES else "node"
+    what, to_do, traceback = reply.what, reply.to_do, ""
+    reference = reply.reference if _REFERENCE.fullmatch(reply.reference) else ""
+    if policy.leaves.tracebacks:
+        traceback = reply.traceback[:_MAX_TRACEBACK]
+    elif code in _QUOTING and ":" in what:
+        what = f"{what.partition(':')[0]}; the rest is in the node's log under reference {reference}"
+    if not policy.leaves.logs:
+        what, to_do = f"what went wrong is not said; it is in the node's log under reference {reference}", ""
+    return Failure(
+        request_id=request.request_id,
+        node_id=reply.node_id,
+        code=code,
+        stage=reply.stage if reply.stage in _STAGES else "work",
+        what=short(what),
+        to_do=short(to_do),
+        reference=reference,
+        traceback=traceback,
+    )
+
+
+def check_as_told(policy: Policy, request: WorkRequest, reply: CheckReply, dataset: RegisteredDataset) -> CheckReply:
+    """As it may leave: of what failed, only what Polyclinic itself says."""
+    args = request.training_args.model_copy(update={"dry_run": True})
+    least = policy.of_dataset(dataset.dataset_id).minimum_training_rows
+    # The loss of a batch of few is a loss of these few.
+    losses = policy.leaves.losses and rows_in_update(args, dataset.found.num_train) >= least
+
+    def shown(item: CheckItem) -> str:
+        if item.ok:
+            return "one batch was trained" if item.name == "one step" and not losses else short(item.detail)
+        if not policy.leaves.logs:
+            return "why is not said: the node's policy keeps it"
+        return short(item.detail if policy.leaves.tracebacks else _without_quotes(item.detail))
+
+    items = tuple(item.model_copy(update={"detail": shown(item)}) for item in reply.items)
+    return reply.model_copy(update={"items": items})
+
+
+def _without_quotes(text: str) -> str:
+    """Without what another library, or the plan, says in an error."""
+    found = _QUOTED.search(text)
+    return text if found is None else f"{text[: found.end(1)]}; what it says stays at the hospital"
+
+
+def short(text: str) -> str:
+    """At most `MAX_TEXT` characters, none of which steers a terminal or hides itself."""
+    cut = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in cut)
