@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from polyclinic import Federation, InProcessFederation, ProcessFederation, simulate
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.places import create_nodes
-from polyclinic.federation.try_out import TryOut
+from polyclinic.federation.try_out import OPEN, TryOut
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def _stacked(stack: ExitStack, folder: Path) -> Kit:
 
 def _at_hospitals(stack: ExitStack, folder: Path) -> Kit:
     """A hub and four nodes, each a process of its own, that speak over TLS."""
-    hospitals = stack.enter_context(TryOut(folder))
+    hospitals = stack.enter_context(TryOut(folder, policy=OPEN))
     names = [node.node_id for node in create_nodes(hospitals.place, "fed_heart_disease", tags=["contract", "heart"])]
     hospitals.start_hub()
     researcher = hospitals.join_researcher("ada")
     for name in names:
         hospitals.join_node(name, [researcher])
-        hospitals.start_node(name, "--show-errors", wait=False)
+        hospitals.start_node(name, wait=False)
     for name in names:
         hospitals.wait_for_node(name)
     federation = NatsFederation(researcher)

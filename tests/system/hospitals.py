@@ -23,7 +23,7 @@ from polyclinic.federation.over_nats.identity import Identity, node_identity_fol
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.over_nats.status import NodeStatus
 from polyclinic.federation.places import create_nodes
-from polyclinic.federation.try_out import TryOut
+from polyclinic.federation.try_out import OPEN, TryOut
 from tests.system.proxy import Proxy
 
 NODES = ("cleveland", "hungary")
@@ -125,7 +125,7 @@ class Hospitals:
     """
 
     def __init__(self, folder: Path, tries: TryOut | None = None) -> None:
-        self.tries = tries or TryOut(folder)
+        self.tries = tries or TryOut(folder, policy=OPEN)
         self.marks = folder / "marks"
 
     def __enter__(self) -> Hospitals:
@@ -141,7 +141,7 @@ class Hospitals:
                 self.tries.join_node(node, [self.identity])
             dial(node_identity_folder(self.tries.place / NODES[1]), self.node_line)
             for node in NODES:
-                self.tries.start_node(node, "--show-errors", wait=False)
+                self.tries.start_node(node, wait=False)
             for node in NODES:
                 self.tries.wait_for_node(node)
             self.federation = NatsFederation(self.identity)

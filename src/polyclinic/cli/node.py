@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polyclinic.cli import node_service
+from polyclinic.cli import node_plans, node_service
 from polyclinic.cli.at import At, NodeId, open_node, place_of
 
 if TYPE_CHECKING:
@@ -120,6 +120,10 @@ app.command("status")(node_service.status)
 app.command("stop")(node_service.stop)
 app.command("stop-task")(node_service.stop_task)
 app.command("trust")(node_service.trust)
+app.add_typer(node_plans.app, name="plans")
+app.command("approve")(node_plans.approve)
+app.command("reject")(node_plans.reject)
+app.command("revoke")(node_plans.revoke)
 
 
 def _report(dataset: RegisteredDataset) -> None:

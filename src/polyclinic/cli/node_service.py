@@ -23,13 +23,6 @@ Node = Annotated[
 
 def start(
     node: Node = None,
-    show_errors: Annotated[
-        bool,
-        typer.Option(
-            "--show-errors",
-            help="Send researchers the texts and tracebacks of errors. They may hold a patient's values.",
-        ),
-    ] = False,
     at: At = None,
 ) -> None:
     """Work for the hub that the node has joined, until Ctrl-C or `polyclinic node stop`.
@@ -48,7 +41,7 @@ def start(
     # Of asyncio about the end of each TLS connection.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     folder = _folder(node, at)
-    asyncio.run(NodeLoop(TheNode.open(folder), tell_all=show_errors).run())
+    asyncio.run(NodeLoop(TheNode.open(folder)).run())
     typer.echo("The node has stopped.")
 
 

@@ -26,7 +26,20 @@ from polyclinic.federation.over_nats.identity import Identity, hub_folder, node_
 from polyclinic.federation.over_nats.status import NodeStatus
 from polyclinic.federation.over_nats.subjects import Role
 from polyclinic.federation.over_nats.trust import Trust
+from polyclinic.node.policy_file import write_policy
 
+# A policy that asks and keeps back as little as it can, for tests of everything else.
+OPEN = """
+approval = "off"
+sandbox = "limits-only"
+
+[leaves]
+tracebacks = true
+
+[every_dataset]
+minimum_training_rows = 1
+minimum_test_rows = 1
+"""
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 
@@ -38,13 +51,15 @@ class TryOut:
         folder: for the hub's folder, the logs and the researchers' identities.
         place: the folder of the nodes' folders; default: one in ``folder``.
         host: the address of this machine that parties dial.
+        policy: of each node that joins, as TOML; "": the default policy, by which a plan has to be approved.
     """
 
-    def __init__(self, folder: Path, place: Path | None = None, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, place: Path | None = None, *, host: str = "127.0.0.1", policy: str = "") -> None:
         self.folder = folder
         self.place = place or folder / "nodes"
         self.hub = HubFolder(folder / "hub")
         self.host, self.port = host, _free_port()
+        self.policy = policy
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._arguments: dict[str, list[str]] = {}
 
@@ -85,6 +100,8 @@ class TryOut:
         """Has the node in ``place/<node_id>`` join, and trust these researchers, by the folders of their identities."""
         folder = self.place / node_id
         join(self.invite(Role.NODE, node_id), node_identity_folder(folder))
+        if self.policy:
+            write_policy(folder, self.policy.encode())
         trust = Trust.load(folder)
         for researcher in map(Identity.load, trusted):
             trust = trust.plus(researcher.party_id, researcher.keys.public_key)

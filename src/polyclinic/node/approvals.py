@@ -31,7 +31,7 @@ from polyclinic.node.asked import (
     json_text,
     plan_digest,
 )
-from polyclinic.node.database import Base
+from polyclinic.node.database import make_tables
 
 DEFAULT_TERM = timedelta(days=90)
 
@@ -48,8 +48,7 @@ class Approvals:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        tables = [Base.metadata.tables[row.__tablename__] for row in (PlanRow, AskedRow)]
-        Base.metadata.create_all(engine, tables=tables)
+        make_tables(engine, PlanRow, AskedRow)
 
     # ---- for the node
 

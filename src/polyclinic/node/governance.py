@@ -6,8 +6,9 @@ worker processes of one's own machine, the researcher is the data manager, and n
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from polyclinic.errors import (
     PolyclinicError,
     nearest,
 )
-from polyclinic.messages.replies import ApprovalReply, CheckItem, EvaluateReply, Failure, Reply, TrainReply
+from polyclinic.messages.replies import ApprovalReply, CheckItem, CheckReply, EvaluateReply, Failure, Reply, TrainReply
 from polyclinic.messages.requests import CheckRequest, EvaluateRequest, TrainRequest, WorkRequest
 from polyclinic.node import leaving, rules
 from polyclinic.node.approvals import Approvals
@@ -35,51 +36,64 @@ from polyclinic.node.policy import Policy, PolicyFile
 from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.usage import UsageAccount
 
+log = logging.getLogger("polyclinic.node")
+
+_BROKEN = "broken"
+
 
 @dataclass(frozen=True)
 class Admission:
     """A request that may run.
 
     Args:
+        frame: the id of what the researcher signed.
         approval: the short id of what the data manager has said yes to; "" where the policy asks for no approval.
         plan_sha256: see `plan_digest`.
         began: on the clock of `time.monotonic`.
+        items: of a check: what it says of policy and approval.
     """
 
     researcher: str
+    frame: str
     approval: str
     plan_sha256: str
     dataset: RegisteredDataset
     policy: Policy
     began: float
+    items: tuple[CheckItem, ...] = ()
 
 
 class Governance:
     """The governance of one node.
 
     Args:
-        node: with a folder; its database holds approvals and journal, its folder the policy.
-        sign: signs with the node's key, for the journal; None: the node has not joined a hub.
+        node: with a folder; its database holds the approvals, its folder the policy.
+        journal: of the node.
     """
 
-    def __init__(self, node: Node, sign: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, node: Node, journal: Journal) -> None:
         assert node.folder is not None
         assert node.engine is not None
-        self._node, self._folder, engine = node, node.folder, node.engine
+        self._node, self._folder = node, node.folder
         self._policy = PolicyFile(node.folder)
-        self._approvals = Approvals(engine)
-        self._usage = UsageAccount(engine)
-        self.journal = Journal(engine, sign, folder=node.folder)
-        self._policy_noted = ""
+        self._approvals = Approvals(node.engine)
+        self._usage = UsageAccount(node.engine)
+        self._journal = journal
+        self._policy_noted: str | None = None
+        # Out of the reach of workers, which could change a file after it was looked at.
+        self._leaving = node.folder / "leaving"
+        shutil.rmtree(self._leaving, ignore_errors=True)
+        self._leaving.mkdir()
 
     # ---- before
 
-    def admit(self, researcher: str, key: str, request: WorkRequest) -> Admission:
+    def admit(self, researcher: str, key: str, request: WorkRequest, frame: str) -> Admission:
         """Lets a request run, or says why not. What needs an approval and has none becomes pending.
 
         Args:
             researcher: whose signature was checked.
             key: the public key that it was checked with.
+            frame: the id of what was signed, which nothing else can have.
 
         Raises:
             PolicyRefused: a rule of the policy is against it; names the rule.
@@ -88,7 +102,7 @@ class Governance:
         """
         plan = plan_digest(request.plan)
         about = _about(researcher, request)
-        self.journal.write(
+        self._journal.write(
             "request",
             **about,
             work=work_of(request),
@@ -108,9 +122,12 @@ class Governance:
             self._note_refusal(about | {"plan": plan, "approval": asked.id if asked else ""}, err)
             raise
         granted = {"approval": "" if asked is None else asked.id, "plan": plan, "policy": policy.digest}
-        self.journal.write("admitted", **about, **granted)
-        self.journal.write("started", **about, **granted, work=work_of(request), sandbox=policy.sandbox)
-        return Admission(researcher, granted["approval"], plan, dataset, policy, time.monotonic())
+        self._journal.write("admitted", **about, **granted)
+        self._journal.write("started", **about, **granted, work=work_of(request), sandbox=policy.sandbox)
+        items: tuple[CheckItem, ...] = ()
+        if isinstance(request, CheckRequest):
+            items = self.check_items(researcher, key, request)
+        return Admission(researcher, frame, granted["approval"], plan, dataset, policy, time.monotonic(), items)
 
     def stands(self, admission: Admission) -> bool:
         """Whether what was admitted may still run: False once its approval is revoked or its time is over."""
@@ -154,32 +171,47 @@ class Governance:
 
     def ended(
         self, admission: Admission, request: WorkRequest, reply: Reply, tensors: Path | None, sent: Path | None
-    ) -> Reply:
-        """Looks at what would leave, and writes down what does; the reply may be a `Failure` instead.
+    ) -> tuple[Reply, Path | None]:
+        """Looks at what would leave, and writes down what does.
 
         Args:
             tensors: the file of the reply's tensors.
             sent: the file of the request's tensors.
+
+        Returns:
+            What may leave, which may be a `Failure` instead, and the file of its tensors, which nobody else can change.
+
+        Raises:
+            NodeError: it cannot be written down; then nothing may leave.
         """
         left: tuple[leaving.Left, ...] = ()
+        into = self._leaving / f"{admission.frame}.safetensors"
         try:
             if admission.approval and not self.stands(admission):
                 raise self._not_approved(self._approvals.find(admission.approval))
-            policy, dataset = admission.policy, admission.dataset
-            reply, left = leaving.check(policy, request, reply, tensors, sent=sent, dataset=dataset)
-        except (LeavingRefused, NotApproved) as err:
-            stage = "approval" if isinstance(err, NotApproved) else "leaving"
-            reply = self._failure(request, stage, err)
+            policy, dataset = self._current(), admission.dataset
+            reply, left = leaving.check(policy, request, reply, tensors, sent=sent, dataset=dataset, into=into)
+        except (LeavingRefused, NotApproved, PolicyRefused) as err:
+            reply = self._failure(request, err)
+            into.unlink(missing_ok=True)
+        if isinstance(reply, CheckReply):
+            reply = reply.model_copy(update={"items": (*admission.items, *reply.items)})
         seconds = time.monotonic() - admission.began
         trained = isinstance(reply, TrainReply)
         if trained and admission.approval:
             self._approvals.use(admission.approval)
-        key = f"{admission.researcher}/{request.request_id}"
-        self._usage.add(admission.researcher, request.dataset_id, key, rounds=int(trained), seconds=seconds)
+        self._usage.add(
+            admission.researcher,
+            request.dataset_id,
+            admission.frame,
+            rounds=int(trained),
+            seconds=seconds,
+            experiment_id=request.experiment_id,
+        )
         self._note_end(admission, request, reply, seconds, left)
         self._usage.flush()
-        self.journal.flush()
-        return reply
+        self._journal.flush()
+        return reply, into if into.exists() else None
 
     # ---- parts
 
@@ -190,7 +222,7 @@ class Governance:
         return policy, dataset
 
     def _judged(self, researcher: str, request: WorkRequest, dataset: RegisteredDataset) -> dict[str, Any]:
-        used = self._usage.used(researcher, request.dataset_id)
+        used = self._usage.used(researcher, request.dataset_id, request.experiment_id)
         return {
             "researcher_id": researcher,
             "request": request,
@@ -203,10 +235,14 @@ class Governance:
         try:
             policy = self._policy.current()
         except PolicyInvalid as err:
+            if self._policy_noted != _BROKEN:
+                self._policy_noted = _BROKEN
+                self._journal.write("policy", digest="", valid=False)
+                log.error("the node does nothing: %s", err)
             raise rules.refused([rules.of_broken_file(err)], self._node.name) from err
         if policy.digest != self._policy_noted:
             self._policy_noted = policy.digest
-            self.journal.write("policy", digest=policy.digest)
+            self._journal.write("policy", digest=policy.digest)
         return policy
 
     def _dataset(self, dataset_id: str) -> RegisteredDataset:
@@ -227,8 +263,8 @@ class Governance:
         if is_new:
             plan = {"plan": asked.plan_sha256, "plan_name": shown(asked.class_name)[:200]}
             about = _about(researcher, request)
-            self.journal.write("pending", **about, **plan, approval=asked.id, key=key, rounds=request.round_limit)
-            self.journal.flush()
+            self._journal.write("pending", **about, **plan, approval=asked.id, key=key, rounds=request.round_limit)
+            self._journal.flush()
         return asked
 
     def _not_approved(self, asked: Asked) -> NotApproved:
@@ -256,8 +292,8 @@ class Governance:
     def _note_refusal(self, facts: dict[str, Any], err: PolyclinicError) -> None:
         broken = list(err.rules) if isinstance(err, PolicyRefused) else []
         stage = str(err.where.get("stage", ""))
-        self.journal.write("refused", **facts, code=err.code, stage=stage, rules=broken)
-        self.journal.flush()
+        self._journal.write("refused", **facts, code=err.code, stage=stage, rules=broken)
+        self._journal.flush()
 
     def _note_end(
         self, admission: Admission, request: WorkRequest, reply: Reply, seconds: float, left: tuple[leaving.Left, ...]
@@ -270,7 +306,7 @@ class Governance:
             facts |= {"rows": reply.num_samples, "loss": admission.policy.leaves.losses}
         elif isinstance(reply, EvaluateReply):
             facts |= {"rows": reply.num_samples, "metrics": list(reply.metrics)}
-        self.journal.write(
+        self._journal.write(
             "ended",
             **_about(admission.researcher, request),
             **facts,
@@ -281,12 +317,12 @@ class Governance:
             left=[[t.name, list(t.shape), t.dtype, t.bytes, t.sha256] for t in left],
         )
 
-    def _failure(self, request: WorkRequest, stage: str, err: PolyclinicError) -> Failure:
+    def _failure(self, request: WorkRequest, err: PolyclinicError) -> Failure:
         return Failure(
             request_id=request.request_id,
             node_id=self._node.node_id,
             code=err.code,
-            stage=stage,
+            stage=str(err.where["stage"]),
             what=err.what,
             to_do=err.to_do,
         )

@@ -57,6 +57,17 @@ class Gate:
         except (ValueError, KeyError, TypeError):
             raise MessageError("a stop that does not say what") from None
 
+    async def still_trusted(self, researcher: str) -> str:
+        """The public key of a researcher whose message came in before.
+
+        Raises:
+            NotTrusted: they, or the key that it was signed with, were taken off the list since.
+        """
+        key = await self._key_of(researcher)
+        if key != self.let_in.get(researcher):
+            raise NotTrusted(f"researcher {researcher} has another key now than when this was asked", to_do="ask again")
+        return key
+
     async def _opened(self, message: Msg, kind: str) -> tuple[Envelope, bytes]:
         # The server guards the subject, so whoever is refused here is named rightly.
         researcher = message.subject.split(".")[2]

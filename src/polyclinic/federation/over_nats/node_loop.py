@@ -16,28 +16,30 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
 
 import polyclinic
-from polyclinic.errors import FederationError, MessageError, NodeError, PolyclinicError
-from polyclinic.federation.in_process import late, stopped
-from polyclinic.federation.node_state import RECEIVING, SENDING, WAITING, NodeState, state_of_work
-from polyclinic.federation.over_nats import payloads, subjects
+from polyclinic.errors import FederationError, MessageError, PolyclinicError
+from polyclinic.federation.node_state import RECEIVING, SENDING, WAITING, NodeState
+from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.answering import Answering
 from polyclinic.federation.over_nats.connection import Link
-from polyclinic.federation.over_nats.encryption import Lock, encrypt
+from polyclinic.federation.over_nats.doing import Doing, of_disk
+from polyclinic.federation.over_nats.encryption import encrypt
 from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
-from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop, stopped_here
+from polyclinic.federation.over_nats.node_journal import journal_of
+from polyclinic.federation.over_nats.node_work import Job, Turns, Workshop
 from polyclinic.federation.over_nats.status import NodeStatus, Task
 from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
-from polyclinic.messages.replies import Failure, SearchReply
-from polyclinic.messages.requests import SearchRequest
+from polyclinic.messages.replies import Reply, SearchReply
+from polyclinic.messages.requests import ApprovalRequest, SearchRequest
 from polyclinic.messages.version import VERSION
+from polyclinic.node.governance import Governance
 from polyclinic.node.node import Node
+from polyclinic.node.registry import RegisteredDataset
 
 log = logging.getLogger("polyclinic.node")
 
@@ -55,28 +57,30 @@ class NodeLoop:
 
     Args:
         node: with a folder, and an identity in it.
-        tell_all: see `Workshop`.
 
     Raises:
         FederationError: the node has not joined a hub.
     """
 
-    def __init__(self, node: Node, *, tell_all: bool = False) -> None:
+    def __init__(self, node: Node) -> None:
         assert node.folder is not None
         self._node, self._folder = node, node.folder
         self._me = Identity.load(node_identity_folder(node.folder))
         self._link = Link(self._me)
         self._gate = Gate(node.folder, self._link)
         self._answering = Answering(self._link, self._gate.let_in)
-        self._workshop = Workshop(node, tell_all=tell_all)
+        self._workshop = Workshop(node)
+        governance = Governance(node, journal_of(node))
         self._replies = StoredReplies(node.folder)
         self._turns = Turns()
         self._jobs: dict[str, Job] = {}  # by the id of their frame: those that wait, and the current one
         self._current: Job | None = None
         self._state = ""
-        self._datasets: tuple[float, list[Any]] = (-1.0, [])
+        self._registered: list[RegisteredDataset] | None = None
+        self._datasets: list[Any] = []
         self._searching = asyncio.Lock()
         self._news = asyncio.Event()
+        self._doing = Doing(self._link, self._gate, governance, self._workshop, say=self._say, news=self._news.set)
         self._started = time.time()
 
     async def run(self) -> None:
@@ -165,9 +169,9 @@ class NodeLoop:
             return
         ends = None if envelope.seconds is None else time.monotonic() + envelope.seconds
         job = Job(envelope, request, inline, ends, message)
-        if isinstance(request, SearchRequest):
-            # Not queued: what a node holds is answered also while it works.
-            self._tasks_search(job)
+        if isinstance(request, SearchRequest | ApprovalRequest):
+            # Not queued: what a node holds and allows is answered also while it works.
+            self._answer_aside(job)
             return
         self._jobs[envelope.id] = job
         self._turns.add(job)
@@ -176,7 +180,7 @@ class NodeLoop:
     async def _refuse(self, message: Msg, err: PolyclinicError) -> None:
         """Says why to whoever asked, if there is somebody who asked."""
         _, _, researcher, request_id = message.subject.split(".", 3)
-        failure = self._failure(request_id, "receive", err)
+        failure = self._doing.failure(request_id, "receive", err)
         try:
             await self._answering.refuse(researcher, id_in(message.data), failure)
         except FederationError as refused:
@@ -233,7 +237,7 @@ class NodeLoop:
             return
         scratch = self._workshop.scratch()
         try:
-            answer = self._kept(job, await self._done(job, scratch))
+            answer = self._kept(job, await self._doing.done(job, scratch))
             await self._send(job, answer, again=False)
         finally:
             # Large files take their time to go, and nobody shall wait for it.
@@ -249,67 +253,25 @@ class NodeLoop:
         try:
             return self._replies.keep(job.envelope, answer)
         except OSError as err:
-            return Answer(self._failure(job.envelope.request_id, "send", NodeError(*_disk(err))))
-
-    async def _done(self, job: Job, scratch: Path) -> Answer:
-        request_id, me = job.envelope.request_id, self._me.party_id
-        try:
-            tensors = await _unless_stopped(job, self._fetch(job, scratch))
-            if job.stop.is_set():
-                return Answer(stopped_here(job) if job.stopped_here else stopped(request_id, me))
-            if job.is_late:
-                return Answer(late(request_id, me))
-            self._say(state_of_work(job.request))
-            answer = await self._workshop.do(job, tensors, scratch, self._news.set)
-            if answer.reply.node_id != me:
-                answer = Answer(answer.reply.model_copy(update={"node_id": me}), answer.tensors)
-            return answer
-        except PolyclinicError as err:
-            return Answer(self._failure(request_id, "receive", err))
-        except OSError as err:
-            return Answer(self._failure(request_id, "receive", NodeError(*_disk(err))))
-        except Exception as err:  # else the researcher would wait for ever
-            log.exception("request %s", request_id)
-            failed = NodeError(f"the node failed with {type(err).__name__}", to_do="see the log of the node")
-            return Answer(self._failure(request_id, "receive", failed))
-
-    def _failure(self, request_id: str, stage: str, err: PolyclinicError) -> Failure:
-        log.warning("request %s failed at stage %s: %s", request_id, stage, err)
-        me = self._me.party_id
-        return Failure(request_id=request_id, node_id=me, code=err.code, stage=stage, what=err.what, to_do=err.to_do)
-
-    async def _fetch(self, job: Job, scratch: Path) -> Path | None:
-        """The file with the request's tensors."""
-        path, envelope = scratch / "sent.safetensors", job.envelope
-        if envelope.payload is not None:
-            payload, experiment = envelope.payload, envelope.experiment_id
-
-            def subject(chunk: int) -> str:
-                return subjects.down(envelope.sender, experiment, payload.sha256, chunk)
-
-            await payloads.download(self._link, subject, payload, Lock.from_bytes(job.inline), path)
-            return path
-        if job.inline:
-            path.write_bytes(job.inline)
-            return path
-        return None
+            return Answer(self._doing.failure(job.envelope.request_id, "send", of_disk(err)))
 
     # ---- answering
 
-    def _tasks_search(self, job: Job) -> None:
-        task = asyncio.ensure_future(self._answer_search(job))
+    def _answer_aside(self, job: Job) -> None:
+        task = asyncio.ensure_future(self._answered(job))
         self._jobs[job.envelope.id] = job
         task.add_done_callback(lambda _: self._jobs.pop(job.envelope.id, None))
 
-    async def _answer_search(self, job: Job) -> None:
+    async def _answered(self, job: Job) -> None:
+        reply = await (self._found(job) if isinstance(job.request, SearchRequest) else self._doing.approval(job))
+        await self._answering.answer(job.envelope, Answer(reply))
+        await self._acknowledge(job.message)
+
+    async def _found(self, job: Job) -> Reply:
         self._workshop.searches += 1
         async with self._searching:
             reply = await asyncio.to_thread(self._node.handle, job.request)
-        reply = reply.model_copy(update={"node_id": self._me.party_id})
-        if isinstance(reply, SearchReply) and not getattr(job.request, "tags", ()):
-            self._datasets = (time.monotonic(), [d.model_dump(mode="json") for d in reply.datasets])
-        await self._answering.answer(job.envelope, Answer(reply))
-        await self._acknowledge(job.message)
+        return reply.model_copy(update={"node_id": self._me.party_id})
 
     # ---- being there
 
@@ -329,16 +291,18 @@ class NodeLoop:
 
     async def _about(self) -> dict[str, Any]:
         """What researchers see of the node."""
-        changed = max((p.stat().st_mtime for p in self._folder.glob("node.sqlite*")), default=0.0)
-        if changed != self._datasets[0]:
+        registered = await asyncio.to_thread(self._node.registry.datasets)
+        # Looking at all their files takes its time: it is only done when others are registered.
+        if registered != self._registered:
             async with self._searching:
                 reply = await asyncio.to_thread(self._node.handle, SearchRequest(request_id="heartbeat"))
             if isinstance(reply, SearchReply):
-                self._datasets = (changed, [d.model_dump(mode="json") for d in reply.datasets])
+                self._registered = registered
+                self._datasets = [d.model_dump(mode="json") for d in reply.datasets]
         current = self._current
         return {
             "name": self._node.name,
-            "datasets": self._datasets[1],
+            "datasets": self._datasets,
             "working": None if current is None else {"state": self._state, "researcher": current.envelope.sender},
             "queue": Counter(job.envelope.sender for job in self._turns.order()),
             "versions": {"polyclinic": polyclinic.__version__, "messages": VERSION},
@@ -385,18 +349,3 @@ class NodeLoop:
 def _task(job: Job, state: str) -> Task:
     asked = job.envelope
     return Task(asked.sender, asked.experiment_id, asked.round, job.request.kind, state, job.came)
-
-
-async def _unless_stopped(job: Job, coroutine: Coroutine[Any, Any, Path | None]) -> Path | None:
-    """The result; None if the job was stopped, or its deadline passed, before it was there."""
-    task, stop = asyncio.ensure_future(coroutine), asyncio.ensure_future(job.stop.wait())
-    try:
-        await asyncio.wait((task, stop), timeout=job.seconds_left, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        for waiting in (task, stop):
-            waiting.cancel()
-
-
-def _disk(err: OSError) -> tuple[str]:
-    return (f"the node's disk does not take it: {err.strerror or err}; its data manager has to make room",)
