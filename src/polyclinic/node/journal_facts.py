@@ -166,10 +166,12 @@ class Ended(_OfRequest):
 
 
 class Policy(Facts):
-    """The policy is another one. ``by``: a login, or "" where the node found its file changed."""
+    """The policy is another one. ``by``: a login, or "" where the node found its file changed; ``before``: the digest
+    of the one before, where it is known."""
 
     kind = "policy"
     digest: Sha256
+    before: Sha256 = ""
     valid: bool = True
     by: Text = ""
 
