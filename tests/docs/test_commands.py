@@ -30,6 +30,8 @@ def parse(line):
     _, *words = shlex.split(line, comments=True)
     command = typer.main.get_command(app)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands and hasattr(command, "by_default"):
+            words.insert(0, command.by_default)
         assert words[0] in command.commands, f"there is no command {words[0]!r}: {line}"
         command = command.commands[words.pop(0)]
     command.make_context("polyclinic", words)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from polyclinic.cli.at import At, NodeId, open_node
+from polyclinic.cli.default_command import ListsByDefault
 
 if TYPE_CHECKING:
     from polyclinic.node.approvals import Approvals
@@ -25,17 +25,8 @@ Until = Annotated[
 _DEFAULT_INSTALLED_ROUNDS = 1000
 
 
-class _ListFirst(TyperGroup):
-    """Without the name of a command, the list is meant."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_ListFirst,
+    cls=ListsByDefault,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="What researchers ask to run at a node, and what was said to it.",
