@@ -8,6 +8,7 @@ demo: install  ## train over four hospitals in this process, and show the result
 	$(BIN)/polyclinic demo
 
 test: install  ## all tests
+	scripts/system-packages
 	$(BIN)/pytest -n auto
 
 check: install  ## format, lint, types, import layers
