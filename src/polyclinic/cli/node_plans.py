@@ -22,7 +22,6 @@ Until = Annotated[
     datetime | None,
     typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="The last day. Default: in 90 days."),
 ]
-_DEFAULT_INSTALLED_ROUNDS = 1000
 
 
 app = typer.Typer(
@@ -121,7 +120,9 @@ def approve(
     if bool(plan) == bool(installed):
         raise ConfigError("approve needs an ID or --installed, and not both", to_do="see polyclinic node plans NODE")
     if installed:
-        asked = _approve_installed(opened, approvals, installed, dataset or [], bounds)
+        from polyclinic.node.installed_plans import approve_baseline
+
+        asked = approve_baseline(opened, installed, dataset or (), **bounds)
     else:
         found = approvals.find(plan)
         asked = approvals.approve(found, datasets=dataset or (), any_arguments=any_arguments, **bounds)
@@ -174,27 +175,6 @@ def _opened(node: str, at: Path | None) -> tuple[Node, Approvals]:
     opened: Node = open_node(node, at)
     assert opened.engine is not None
     return opened, Approvals(opened.engine)
-
-
-def _approve_installed(
-    node: Node, approvals: Approvals, name: str, datasets: list[str], bounds: dict[str, Any]
-) -> Asked:
-    from polyclinic.datasets.baseline_plan import BaselinePlan
-    from polyclinic.datasets.federated_dataset import FederatedDataset
-    from polyclinic.errors import ConfigError
-    from polyclinic.messages.requests import PlanText
-    from polyclinic.plans.source import extract_source
-
-    FederatedDataset.load(name)  # raises for a name that there is not
-    there = [d.dataset_id for d in node.registry.datasets() if getattr(d.params, "module", "") == name]
-    if not (datasets or there):
-        raise ConfigError(
-            f"node {node.name!r} has no dataset made by {name}", to_do="say which one is meant: --dataset ID"
-        )
-    source = extract_source(BaselinePlan)
-    bounds["rounds"] = bounds["rounds"] or _DEFAULT_INSTALLED_ROUNDS
-    plan = PlanText(text=source.text, class_name=source.class_name)
-    return approvals.approve_installed(plan, {"model_args": {"dataset": name}}, datasets or there, **bounds)
 
 
 def _bounds_told(asked: Asked) -> list[str]:

@@ -26,9 +26,11 @@ def try_federation(
     from polyclinic.federation.over_nats.researcher import NatsFederation
     from polyclinic.federation.places import create_nodes
     from polyclinic.federation.try_out import TryOut
+    from polyclinic.node.installed_plans import approve_baseline
 
     with tempfile.TemporaryDirectory(prefix="polyclinic-try-") as folder, TryOut(Path(folder)) as tried:
-        names = [node.node_id for node in create_nodes(tried.place, DATASET, tags=["heart"])]
+        nodes = create_nodes(tried.place, DATASET, tags=["heart"])
+        names = [node.node_id for node in nodes]
         tried.start_hub()
         typer.echo(f"The hub runs at 127.0.0.1:{tried.port}, with a certificate of its own.")
         researcher = tried.join_researcher("researcher")
@@ -38,6 +40,9 @@ def try_federation(
         for name in names:
             tried.wait_for_node(name)
         typer.echo(f"{len(names)} nodes have joined with keys of their own: {', '.join(names)}")
+        for node in nodes:
+            approve_baseline(node, DATASET)
+        typer.echo(f"Each has approved the plan: polyclinic node approve NODE --installed {DATASET}")
         federation = NatsFederation(researcher)
         try:
             experiment = Experiment(

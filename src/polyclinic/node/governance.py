@@ -268,22 +268,22 @@ class Governance:
         return asked
 
     def _not_approved(self, asked: Asked) -> NotApproved:
-        whom = f"the data manager of {self._node.name}"
         yes = f"polyclinic node approve {self._folder.name} {asked.id}"
         if asked.state == "pending":
             return NotApproved(
-                f"plan {asked.class_name} waits for {whom} since {asked.since:%Y-%m-%d %H:%M} UTC (request {asked.id})",
+                f"plan {asked.class_name} waits for the data manager of {self._node.name} since "
+                f"{asked.since:%Y-%m-%d %H:%M} UTC (request {asked.id})",
                 to_do=f"they decide by: {yes}",
                 stage="approval",
             )
         if asked.state == "approved":  # its end came while the work went on
             return NotApproved(
                 f"the approval {asked.id} of plan {asked.class_name} has ended at {self._node.name}",
-                to_do=f"{whom} can give it a later end: {yes}",
+                to_do=f"its data manager can give it a later end: {yes}",
                 stage="approval",
             )
         return NotApproved(
-            f"plan {asked.class_name} was {asked.state} by {whom} (request {asked.id}): "
+            f"plan {asked.class_name} was {asked.state} by the data manager of {self._node.name} (request {asked.id}): "
             f"{asked.note or 'no reason was given'}",
             to_do="speak with them, or change what they do not like; what is changed is a new request",
             stage="approval",
