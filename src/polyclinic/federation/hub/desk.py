@@ -6,7 +6,8 @@ What parties ask (`subjects.desk`), and what is answered, as JSON objects:
 verb          by          question                                answer
 ============  ==========  ======================================  =============================================
 ``hello``     both        ``starts``: true once, when a program   ``time`` (seconds since 1970), ``id``, ``role``,
-                          starts: what it had taken and not        ``name``, ``hub``, ``max_bytes``, ``parties``: list
+                          starts: what it had taken and not        ``name``, ``hub``, ``max_bytes``, ``full`` (the disk
+                                                                  is, and nothing is stored), ``parties``: list
                           acknowledged comes again at once        of ``id``, ``name``, ``key`` of the other role, and
                                                                   of nodes ``heard``: when the desk last heard of it
 ``chunks``    both        ``sha256`` and: ``experiment``          ``chunks``: the numbers of those that are stored
@@ -59,10 +60,12 @@ class Desk:
     Args:
         hub: its folder.
         parties: its database.
+        is_full: whether the server cannot store anything, for its disk is full.
     """
 
-    def __init__(self, hub: HubFolder, parties: Parties) -> None:
+    def __init__(self, hub: HubFolder, parties: Parties, *, is_full: Callable[[], bool] = lambda: False) -> None:
         self._hub = hub
+        self._is_full = is_full
         self._settings = hub.settings()
         self._parties = parties
         self._client = Client()
@@ -200,6 +203,7 @@ class Desk:
             "name": party.name,
             "hub": self._settings.name,
             "max_bytes": self._settings.max_disk_bytes,
+            "full": self._is_full(),
             "parties": [
                 {"id": p.party_id, "name": p.name, "key": p.public_key}
                 | ({"heard": self._heard[p.party_id]} if p.party_id in self._heard else {})

@@ -21,6 +21,7 @@ from polyclinic.errors import HubError
 from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.config import write_server_configs
 from polyclinic.federation.hub.desk import Desk
+from polyclinic.federation.hub.disk import DiskWatch
 from polyclinic.federation.hub.layout import HubFolder, Settings
 from polyclinic.federation.hub.one_connection import connect_once
 from polyclinic.federation.hub.parties import Parties
@@ -87,7 +88,9 @@ async def _serve(hub: HubFolder, settings: Settings, ready: Callable[[Settings],
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     server = Server(hub.server / "server.conf") if settings.own_server else None
-    desk = Desk(hub, Parties(hub))
+    disk = DiskWatch(server, hub.server) if server else None
+    desk = Desk(hub, Parties(hub), is_full=lambda: disk is not None and disk.is_full)
+    watching: asyncio.Task[None] | None = None
     try:
         if server:
             await server.start()
@@ -100,11 +103,15 @@ async def _serve(hub: HubFolder, settings: Settings, ready: Callable[[Settings],
         starting.result()
         if server:
             server.keep()
+        if disk:
+            watching = asyncio.create_task(disk.run())
         if ready:
             ready(settings)
         await stopping
         log.info("stopping")
     finally:
+        if watching:
+            watching.cancel()
         # The server outlives the desk, so that the desk can say goodbye.
         await desk.close()
         if server:

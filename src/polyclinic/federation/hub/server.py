@@ -117,6 +117,16 @@ class Server:
             except OSError as err:
                 log.error("server cannot be started: %s", err)
 
+    async def restart(self) -> None:
+        """Ends it, and waits until it is started again; only for one that is kept."""
+        ended = self._process
+        assert ended is not None
+        assert self._keeper is not None
+        if ended.returncode is None:
+            ended.send_signal(signal.SIGTERM)
+        while self._process is ended:
+            await asyncio.sleep(0.05)
+
     def require_alive(self) -> None:
         """Raises HubError if the server has ended."""
         if self._process is not None and self._process.returncode is not None:

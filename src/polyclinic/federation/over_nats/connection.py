@@ -1,19 +1,17 @@
 """A party's connection to the hub: comes back by itself, and what is said to be delivered has been stored there.
 
-`Link` is for code in an event loop; `LoopThread` lets ordinary code use one.
+For code in an event loop; `polyclinic.federation.over_nats.loop_thread` lets ordinary code use one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import json
 import logging
 import re
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import nats
 import nats.errors
@@ -24,13 +22,13 @@ from polyclinic.errors import FederationError
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.identity import Identity
 
-T = TypeVar("T")
-
 log = logging.getLogger("polyclinic.federation")
 
 CONNECT_SECONDS = 10.0
 # Nothing is taken for lost before this, on a connection that lives: a chunk may take its time on a slow line.
 ANSWER_SECONDS = 60.0
+# After which it is asked whether the hub can store at all.
+_DOUBT_SECONDS = 5.0
 # How long one pull waits at the hub before it is asked anew.
 _PULL_SECONDS = 20.0
 # Of what is not yet sent while the connection is away; a few chunks.
@@ -210,7 +208,7 @@ class Link:
         if ttl_seconds:
             headers["Nats-TTL"] = f"{ttl_seconds}s"
         while True:
-            answer = json.loads((await self.ask(subject, data, headers=headers or None)).data)
+            answer = json.loads((await self._unless_full(self.ask(subject, data, headers=headers or None))).data)
             if "error" not in answer:
                 return
             # 503: the store is not ready yet, as after a restart.
@@ -220,6 +218,27 @@ class Link:
                     to_do="ask the hub's operator: its disk or a limit may be full (polyclinic hub status)",
                 )
             await asyncio.sleep(0.5)
+
+    async def _unless_full(self, asking: Coroutine[Any, Any, Msg]) -> Msg:
+        """The answer; raises if the hub's disk is full, for then its server is silent."""
+
+        async def doubt() -> None:
+            while True:
+                await asyncio.sleep(_DOUBT_SECONDS)
+                if (await self.ask_desk("hello", {})).get("full"):
+                    raise FederationError(
+                        "the disk of the hub is full", to_do="ask its operator to make room; then run() goes on"
+                    )
+
+        answer, doubting = asyncio.ensure_future(asking), asyncio.ensure_future(doubt())
+        try:
+            done, _ = await asyncio.wait((answer, doubting), return_when=asyncio.FIRST_COMPLETED)
+            if answer not in done:
+                doubting.result()
+            return await answer
+        finally:
+            answer.cancel()
+            doubting.cancel()
 
     async def ask(self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None) -> Msg:
         """Sends again and again until there is an answer.
@@ -338,51 +357,3 @@ def _is_status(message: Msg) -> bool:
 
 def _status(message: Msg) -> str:
     return str((message.headers or {}).get("Status", ""))
-
-
-class LoopThread:
-    """An event loop in a thread of its own, for code that is not asynchronous."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Starts it there."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def run(self, coroutine: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-        """Runs it there, and waits for the end.
-
-        Raises:
-            TimeoutError: it takes longer.
-        """
-        future = self.start(coroutine)
-        try:
-            return future.result(seconds)
-        except TimeoutError:
-            future.cancel()
-            raise
-
-    def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Has a function called there, and does not wait."""
-        self._loop.call_soon_threadsafe(function, *arguments)
-
-    def end(self) -> None:
-        """Ends the loop, and what still runs in it."""
-        if self._loop.is_closed():
-            return
-        with suppress(Exception):
-            self.run(_cancel_all(), 5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-
-async def _cancel_all() -> None:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,7 +12,14 @@ from nats.aio.msg import Msg
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES
-from polyclinic.federation.over_nats.signing import MAX_ENVELOPE_BYTES, Envelope, check, content_digest, read_body, unseal
+from polyclinic.federation.over_nats.signing import (
+    MAX_ENVELOPE_BYTES,
+    Envelope,
+    check,
+    content_digest,
+    read_body,
+    unseal,
+)
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
 from polyclinic.messages.requests import Request, WorkRequest
