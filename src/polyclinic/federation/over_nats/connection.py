@@ -284,6 +284,8 @@ class Link:
             for task in (answer, down):
                 if not task.done():
                     task.cancel()
+                    # nats-py makes an error of it, which asyncio would print at any time if nobody looked at it.
+                    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def ask_desk(self, verb: str, question: dict[str, Any]) -> dict[str, Any]:
         """What the hub's desk answers.
