@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polyclinic.cli import node_plans, node_service
+from polyclinic.cli import node_plans, node_policy, node_service
 from polyclinic.cli.at import At, NodeId, open_node, place_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ def create(
     Example: `polyclinic node create cleveland`
     """
     from polyclinic.node.node import Node
+    from polyclinic.node.policy import default_text
+    from polyclinic.node.policy_file import write_policy
 
     node = Node.create(place_of(at), name)
+    assert node.folder is not None
+    write_policy(node.folder, default_text().encode())
     typer.echo(f"Made node {node.node_id} at {node.folder}")
     typer.echo(f"Next: polyclinic node add-dataset {node.node_id} tabular --path FILE --target COLUMN --tags TAG")
 
@@ -121,6 +125,7 @@ app.command("stop")(node_service.stop)
 app.command("stop-task")(node_service.stop_task)
 app.command("trust")(node_service.trust)
 app.add_typer(node_plans.app, name="plans")
+app.add_typer(node_policy.app, name="policy")
 app.command("approve")(node_plans.approve)
 app.command("reject")(node_plans.reject)
 app.command("revoke")(node_plans.revoke)
