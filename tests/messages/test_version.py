@@ -11,7 +11,7 @@ from pydantic import Field
 from polyclinic.errors import MessageError, OtherVersion
 from polyclinic.messages import codec, replies, requests
 from polyclinic.messages.message import Message, Part
-from polyclinic.messages.version import MAJOR, MINOR, VERSION, later, needed_minor, parse_version
+from polyclinic.messages.version import MAJOR, MINOR, VERSION, as_of, later, needed_minor, parse_version
 
 SEARCH = {"kind": "search-request/1", "request_id": "r", "tags": ["heart"]}
 FOUND = {
@@ -134,6 +134,17 @@ def test_a_field_within_a_part_counts_for_the_whole() -> None:
 
     assert needed_minor(Whole(parts=(New(), New(depth=2)))) == 9
     assert needed_minor(Whole(parts=(), one=New(speed="fast"))) == 4
+
+
+def test_what_an_earlier_version_can_do_without_is_left_out_for_it() -> None:
+    class Told(New):
+        remark: str = later(3, "", droppable=True)
+
+    told = Told(remark="hello", speed="fast")
+    assert as_of(told, 3) == told
+    assert as_of(told, 2) == Told(speed="fast")
+    assert (needed_minor(told), needed_minor(as_of(told, 2))) == (4, 4)
+    assert needed_minor(as_of(Told(remark="hello"), 2)) == 0
 
 
 def test_messages_that_use_nothing_new_name_no_version() -> None:

@@ -47,9 +47,9 @@ class WorkRequest(Request):
     seed: int
     local_rule: LocalRule | None = None
     local_layers: tuple[str, ...] = ()  # tensors that the node keeps for itself
-    message: str = later(1, "", max_length=10_000)  # for the data manager who decides
-    purpose: str = later(1, "", max_length=200)  # a word that the node's policy may ask for
-    round_limit: int | None = later(1, None, ge=1)  # rounds in all that the experiment asks for
+    message: str = later(1, "", droppable=True, max_length=10_000)  # for the data manager who decides
+    purpose: str = later(1, "", droppable=True, max_length=200)  # a word that the node's policy may ask for
+    round_limit: int | None = later(1, None, droppable=True, ge=1)  # rounds in all that the experiment asks for
 
 
 class ApprovalRequest(WorkRequest):

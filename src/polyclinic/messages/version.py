@@ -4,13 +4,13 @@ The major version is in each message's kind (``train-request/1``), and another o
 version, fields are only added, each with the minor version that it came with (`later`). A field with its default is
 left out, so that earlier versions read whatever does not need it. A message that does need it says so (``minor`` in its
 header). An earlier version then refuses a request, because it could not do what is asked; of a reply, it leaves out
-what it does not know.
+what it does not know. Fields that only tell something (``droppable``) are left out of what goes to an earlier version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -18,20 +18,33 @@ MAJOR = 1
 MINOR = 1
 VERSION = f"{MAJOR}.{MINOR}"
 
-_KEY = "minor"
+_KEY, _DROPPABLE = "minor", "droppable"
+M = TypeVar("M", bound=BaseModel)
 
 
-def later(minor: int, default: Any, **settings: Any) -> Any:
+def later(minor: int, default: Any, *, droppable: bool = False, **settings: Any) -> Any:
     """A field that messages have since a minor version: left out of what is written where it has its default.
 
     Args:
         minor: the version that it came with.
         default: an immutable value, which stands for what was done before.
+        droppable: whether earlier versions do the same without it.
         settings: others of pydantic's ``Field``.
     """
-    return Field(
-        default=default, exclude_if=lambda value: value == default, json_schema_extra={_KEY: minor}, **settings
-    )
+    extra: dict[str, Any] = {_KEY: minor, _DROPPABLE: droppable}
+    return Field(default=default, exclude_if=lambda value: value == default, json_schema_extra=extra, **settings)
+
+
+def as_of(message: M, minor: int) -> M:
+    """The message as a reader of this minor version gets it: without what can be left out for it."""
+    fields = type(message).model_fields
+    extras = {name: field.json_schema_extra for name, field in fields.items()}
+    later_ones = {
+        name: fields[name].default
+        for name, extra in extras.items()
+        if isinstance(extra, Mapping) and extra.get(_DROPPABLE) and int(str(extra[_KEY])) > minor
+    }
+    return message.model_copy(update=later_ones) if later_ones else message
 
 
 def needed_minor(value: object) -> int:

@@ -22,7 +22,7 @@ from polyclinic.federation.node_state import clock
 from polyclinic.federation.over_nats import subjects
 from polyclinic.messages.replies import DatasetInfo, Failure, SearchReply
 from polyclinic.messages.requests import Request
-from polyclinic.messages.version import MAJOR, needed_minor, parse_version
+from polyclinic.messages.version import MAJOR, as_of, needed_minor, parse_version
 
 log = logging.getLogger("polyclinic.federation")
 
@@ -77,10 +77,15 @@ class KnownNode:
                 found.append(DatasetInfo.model_validate_json(json.dumps(one)))
         return found
 
+    def as_read(self, request: Request) -> Request:
+        """The request as it is sent to this node: without what can be left out for an older one."""
+        theirs = parse_version(self.versions.get("messages"))
+        return as_of(request, theirs[1]) if theirs and theirs[0] == MAJOR else request
+
     def unread(self, node_id: str, request: Request) -> Failure | None:
         """What stands for this node's answer to a request that it cannot read; None if it can, as far as is known."""
         theirs = parse_version(self.versions.get("messages"))
-        needed = (MAJOR, needed_minor(request))
+        needed = (MAJOR, needed_minor(self.as_read(request)))
         if theirs is None or (theirs[0] == MAJOR and theirs >= needed):
             return None
         return Failure(

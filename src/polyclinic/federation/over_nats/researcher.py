@@ -17,8 +17,8 @@ from polyclinic.federation.node_state import Heard, Watchers
 from polyclinic.federation.over_nats.correspondence import Correspondence, Sending
 from polyclinic.federation.over_nats.directory import Directory
 from polyclinic.federation.over_nats.identity import Identity
-from polyclinic.federation.over_nats.loop_thread import LoopThread
 from polyclinic.federation.over_nats.live import Showing
+from polyclinic.federation.over_nats.loop_thread import LoopThread
 from polyclinic.federation.over_nats.overview import COLUMNS, Overview, overview
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import CheckRequest, Request, SearchRequest, TrainRequest
@@ -85,6 +85,7 @@ class NatsFederation(Federation):
         self._require_nodes(requests)
         loop, correspondence = self._connected()
         seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        requests = {node_id: self._directory.nodes[node_id].as_read(request) for node_id, request in requests.items()}
         # Before anything is sent, so that what is too large is an error here.
         sending = correspondence.prepare(requests, seconds)
         return self._send(dict(requests), deadline, sending, loop, correspondence)
