@@ -25,6 +25,8 @@ from polyclinic.messages.requests import CheckRequest, Request, SearchRequest, T
 
 # A node that is there and does not answer a search within this is taken at what it said last.
 _SEARCH_SECONDS = 15.0
+# So long after it is there a node's heartbeat comes, at a bad moment.
+_HEARTBEAT_SECONDS = 6.0
 # Nodes at work have this long to say that they have stopped.
 _STOP_SECONDS = 3.0
 _LOOK_SECONDS = 0.1
@@ -161,7 +163,9 @@ class NatsFederation(Federation):
         away = known is None or not known.is_there
         waited = time.monotonic() - began
         if isinstance(request, SearchRequest):
-            if away or waited > _SEARCH_SECONDS:
+            # One of which nothing is known may be there all the same: a hub that was started anew has heard of nobody.
+            unknown = known is None or not known.datasets
+            if waited > (_SEARCH_SECONDS if not away else _HEARTBEAT_SECONDS if unknown else 0.0):
                 return self._directory.search(node_id, request.request_id, request.tags)
             return None
         heard = None if known is None else known.heard
@@ -184,7 +188,7 @@ class NatsFederation(Federation):
         for node_id, request in requests.items():
             known = self._directory.nodes[node_id]
             unread = known.unread(node_id, request)
-            if isinstance(request, SearchRequest) and (unread or not known.is_there):
+            if isinstance(request, SearchRequest) and (unread or (known.datasets and not known.is_there)):
                 del sending.asked[node_id]
                 yield self._directory.search(node_id, request.request_id, request.tags)
             elif unread:
