@@ -1,5 +1,6 @@
 """Texts that leave: short ones of ours, and nothing that quotes somebody else."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from polyclinic.messages.replies import CheckItem, CheckReply, Failure
 from polyclinic.messages.requests import CheckRequest
 from polyclinic.node import leaving
-from polyclinic.node.leaving_texts import short
+from polyclinic.node.leaving_texts import progress_as_told, short, without_loss
 from polyclinic.node.policy import Policy
+from polyclinic.node.stop import Progress
 from tests.node.governed import SECRET, dataset, request
 
 
@@ -92,3 +94,39 @@ def test_the_loss_of_a_batch_of_few_is_not_told():
     assert leave(few, reply)[0].items[0].detail == "one batch was trained"
     kept = leave(request(CheckRequest), reply, "[leaves]\nlosses = false\n")[0]
     assert kept.items[0].detail == "one batch was trained"
+
+
+# ---- progress, which is told while a plan is at work
+
+
+def told(loss=0.123456, *, batch=10, num_batches=50, policy="", args=None):
+    asked = request(args=args or {"epochs": 1, "batch_size": 4})
+    return progress_as_told(Policy.parse(policy.encode()), asked, dataset(), Progress(batch, num_batches, loss))
+
+
+def test_the_mean_loss_is_told_to_three_digits():
+    assert told() == Progress(10, 50, 0.123)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"policy": "[leaves]\nlosses = false\n"}, False),
+        ({"batch": 2}, False),  # 8 rows
+        ({"batch": 3}, True),  # 12 rows
+        ({"batch": 3, "policy": "[datasets.heart]\nminimum_training_rows = 13\n"}, False),
+        ({"loss": math.inf}, False),
+        ({"loss": math.nan}, False),
+    ],
+    ids=range(6),
+)
+def test_the_loss_of_few_rows_or_one_that_stays_is_not_told(given, shown):
+    found = told(**given)
+    assert math.isnan(found.loss) != shown
+    assert (found.batch, found.num_batches) == (given.get("batch", 10), 50)
+
+
+def test_numbers_without_end_are_not_told():
+    found = without_loss(Progress(10**500, -(10**500), 1.0))
+    assert (found.batch, found.num_batches) == (10**9, 0)
+    assert math.isnan(found.loss)

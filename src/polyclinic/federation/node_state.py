@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,9 @@ class NodeState:
             return f"waiting, {self.num_before} before it ({who})"
         if self.progress:
             of = f" of {self.progress.num_batches}" if self.progress.num_batches else ""
-            return f"{self.state}, batch {self.progress.batch}{of}, loss {self.progress.loss:.3g}"
+            # A node may keep it to itself.
+            loss = "" if math.isnan(self.progress.loss) else f", loss {self.progress.loss:.3g}"
+            return f"{self.state}, batch {self.progress.batch}{of}{loss}"
         return self.state
 
 

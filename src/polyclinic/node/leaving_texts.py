@@ -6,7 +6,9 @@ not.
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 
 from polyclinic import errors
 from polyclinic.errors import PolyclinicError
@@ -15,8 +17,10 @@ from polyclinic.messages.requests import WorkRequest
 from polyclinic.node.policy import Policy
 from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.rules import rows_in_update
+from polyclinic.node.stop import Progress
 
 MAX_TEXT = 500
+_MAX_BATCHES = 1_000_000_000
 _MAX_TRACEBACK = 100_000
 _CODES = frozenset(
     found.code for found in vars(errors).values() if isinstance(found, type) and issubclass(found, PolyclinicError)
@@ -68,6 +72,22 @@ def check_as_told(policy: Policy, request: WorkRequest, reply: CheckReply, datas
 
     items = tuple(item.model_copy(update={"detail": shown(item)}) for item in reply.items)
     return reply.model_copy(update={"items": items})
+
+
+def progress_as_told(policy: Policy, request: WorkRequest, dataset: RegisteredDataset, progress: Progress) -> Progress:
+    """How far a training is, as it may be told: the loss to three digits, once it is the mean over enough rows."""
+    rows = progress.batch * request.training_args.batch_size
+    enough = rows >= policy.of_dataset(dataset.dataset_id).minimum_training_rows
+    told = without_loss(progress)
+    if not (policy.leaves.losses and enough and math.isfinite(progress.loss)):
+        return told
+    return replace(told, loss=float(f"{progress.loss:.3g}"))
+
+
+def without_loss(progress: Progress) -> Progress:
+    """How far a training is, and no more; a worker may say any number."""
+    batch, num_batches = (min(max(number, 0), _MAX_BATCHES) for number in (progress.batch, progress.num_batches))
+    return Progress(batch, num_batches, math.nan)
 
 
 def _without_quotes(text: str) -> str:

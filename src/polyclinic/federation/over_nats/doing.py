@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from polyclinic.federation.over_nats.stored_replies import Answer
 from polyclinic.messages.replies import CheckReply, Failure, Reply
 from polyclinic.messages.requests import ApprovalRequest, CheckRequest, WorkRequest
 from polyclinic.node.governance import Admission, Governance
+from polyclinic.node.leaving_texts import progress_as_told
 
 log = logging.getLogger("polyclinic.node")
 
@@ -61,6 +63,7 @@ class Doing:
             admission = await self._admitted(job, request)
             if isinstance(admission, CheckReply):
                 return Answer(self._ours(admission))
+            job.shown = partial(progress_as_told, admission.policy, request, admission.dataset)
             watching = asyncio.ensure_future(self._stop_if_revoked(job, admission))
             try:
                 answer, sent = await self._worked(job, scratch)

@@ -325,7 +325,7 @@ class NodeLoop:
             before = []
             if (job := self._current) is not None:
                 before.append(job.envelope.sender)
-                progress = job.progress
+                progress = None if job.progress is None else job.shown(job.progress)
                 told = None if progress is None else [progress.batch, progress.num_batches, progress.loss]
                 await self._tell_live(job, {"state": self._state, "progress": told})
             for job in self._turns.order():

@@ -24,6 +24,7 @@ from polyclinic.federation.over_nats.stored_replies import Answer
 from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request
+from polyclinic.node.leaving_texts import without_loss
 from polyclinic.node.node import Node
 from polyclinic.node.stop import TELL_EVERY_SECONDS, Progress
 
@@ -55,6 +56,8 @@ class Job:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     stopped_here: bool = False
     progress: Progress | None = None
+    # What the researcher may see of it.
+    shown: Callable[[Progress], Progress] = without_loss
 
     @property
     def is_late(self) -> bool:
