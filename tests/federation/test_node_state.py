@@ -28,6 +28,7 @@ from polyclinic.node.stop import Progress
         (NodeState("n", "waiting", 40, ("a", "b", "c", "d")), "waiting, 40 before it (a, b, c, …)"),
         (NodeState("n", "training", progress=Progress(5, 20, 0.12345)), "training, batch 5 of 20, loss 0.123"),
         (NodeState("n", "training", progress=Progress(5, 0, 2.0)), "training, batch 5, loss 2"),
+        (NodeState("n", "training", progress=Progress(5, 20, float("nan"))), "training, batch 5 of 20"),
         (NodeState("n", "offline"), "offline"),
     ],
 )

@@ -193,14 +193,13 @@ def test_before_it_runs_one_line_tells_what_is_kept_and_what_it_leaves_over():
     (one,) = items("[every_dataset]\nmaximum_rounds = 50\n", request(CheckRequest, round_limit=8), used=Usage(rounds=2))
     assert (one.name, one.ok) == ("policy", True)
     for told in (
-        "hours-of-the-day: it is ",
         "minimum-training-rows: an update is made of 100 rows, at least 10 are needed",
         "rounds-per-researcher: ada has used 2 of 50 rounds, and asks for 8 more",
-        "hours-per-researcher: 0.0 used, unlimited",
         "minimum-test-rows: 40 rows, at least 10 are needed for metrics",
     ):
         assert told in one.detail
-    assert "stays" not in one.detail
+    assert "hours-per-researcher" not in one.detail  # what limits nothing is not told
+    assert "stay there" not in one.detail
 
 
 def test_before_it_runs_each_rule_that_would_refuse_has_its_row():

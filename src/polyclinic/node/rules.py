@@ -14,6 +14,7 @@ from polyclinic.errors import PolicyInvalid, PolicyRefused
 from polyclinic.messages.replies import CheckItem
 from polyclinic.messages.requests import ApprovalRequest, EvaluateRequest, TrainRequest, WorkRequest
 from polyclinic.messages.training_args import TrainingArgs
+from polyclinic.node.hours import Hours
 from polyclinic.node.policy import ANY, UNLIMITED, DatasetRules, Policy
 from polyclinic.node.registry import RegisteredDataset
 
@@ -142,19 +143,19 @@ def rows_in_update(args: TrainingArgs, num_train: int) -> int:
     return num_train if batches is None else min(num_train, batches * args.batch_size)
 
 
-# ---- the rules, in the order in which they are told
+# ---- the rules, in the order in which they are told; one that limits nothing is not told
 
 
 def _verdicts(case: _Case) -> Iterator[_Verdict]:
     yield from _of_researcher(case)
     yield from _of_purpose(case)
     if not isinstance(case.request, ApprovalRequest):
-        yield _of_hours(case)
+        yield from _of_hours(case)
     if case.trains:
         yield _of_training_rows(case)
-        yield _of_rounds(case)
-    yield _of_work_hours(case)
-    yield _of_privacy(case)
+        yield from _of_rounds(case)
+    yield from _of_work_hours(case)
+    yield from _of_privacy(case)
     yield from _of_what_leaves(case)
 
 
@@ -180,10 +181,12 @@ def _of_purpose(case: _Case) -> Iterator[_Verdict]:
         yield _Verdict("purposes", case.request.purpose in purposes, why, _say_purpose(purposes))
 
 
-def _of_hours(case: _Case) -> _Verdict:
+def _of_hours(case: _Case) -> Iterator[_Verdict]:
     hours = case.policy.hours
-    why = f"it is {hours.here(case.now):%H:%M} there, work may begin at {hours}"
-    return _Verdict("hours-of-the-day", hours.allow(case.now), why, f"go on with it from {hours.next_begin(case.now)}")
+    if hours != Hours():
+        why = f"it is {hours.here(case.now):%H:%M} there, work may begin at {hours}"
+        to_do = f"go on with it from {hours.next_begin(case.now)}"
+        yield _Verdict("hours-of-the-day", hours.allow(case.now), why, to_do)
 
 
 def _of_training_rows(case: _Case) -> _Verdict:
@@ -196,47 +199,43 @@ def _of_training_rows(case: _Case) -> _Verdict:
     return _Verdict(name, rows >= least, why, "use a larger batch_size, more num_updates, or epochs")
 
 
-def _of_rounds(case: _Case) -> _Verdict:
+def _of_rounds(case: _Case) -> Iterator[_Verdict]:
     most, used = case.rules.maximum_rounds, case.used
     if most == UNLIMITED:
-        return _Verdict("rounds-per-researcher", True, f"{used.rounds} used, unlimited")
+        return
     planned = 1
     if not isinstance(case.request, TrainRequest):
         planned = max(1, (case.request.round_limit or 1) - used.experiment_rounds)
     why = f"{case.researcher_id} has used {used.rounds} of {most} rounds, and asks for {planned} more"
-    return _Verdict(
-        "rounds-per-researcher", used.rounds + planned <= int(most), why, f"ask for fewer rounds, or {_ASK} for more"
-    )
+    kept = used.rounds + planned <= int(most)
+    yield _Verdict("rounds-per-researcher", kept, why, f"ask for fewer rounds, or {_ASK} for more")
 
 
-def _of_work_hours(case: _Case) -> _Verdict:
+def _of_work_hours(case: _Case) -> Iterator[_Verdict]:
     most, hours = case.rules.maximum_hours, case.used.seconds / 3600
-    if most == UNLIMITED:
-        return _Verdict("hours-per-researcher", True, f"{hours:.1f} used, unlimited")
-    why = f"{case.researcher_id} has used {hours:.1f} of {float(most):.1f} hours"
-    return _Verdict("hours-per-researcher", hours < float(most), why, f"{_ASK} for more")
+    if most != UNLIMITED:
+        why = f"{case.researcher_id} has used {hours:.1f} of {float(most):.1f} hours"
+        yield _Verdict("hours-per-researcher", hours < float(most), why, f"{_ASK} for more")
 
 
-def _of_privacy(case: _Case) -> _Verdict:
-    demanded = case.rules.privacy
-    if demanded == "none":
-        return _Verdict("privacy", True, "nothing beyond the other rules is demanded")
-    why = f"the dataset demands {demanded}, which this experiment does not offer"
-    return _Verdict("privacy", False, why, f"leave this node out of the experiment, or {_ASK} for an exception")
+def _of_privacy(case: _Case) -> Iterator[_Verdict]:
+    if case.rules.privacy != "none":
+        why = f"the dataset demands {case.rules.privacy}, which this experiment does not offer"
+        yield _Verdict("privacy", False, why, f"leave this node out of the experiment, or {_ASK} for an exception")
 
 
 def _of_what_leaves(case: _Case) -> Iterator[_Verdict]:
     leaves, request = case.policy.leaves, case.request
-    if case.trains:
+    if case.trains and not leaves.parameters:
         to_do = "leave this node out of the training; it may still evaluate"
-        why = f"trained models {'leave' if leaves.parameters else 'do not leave'} this node"
-        yield _Verdict("parameters-leave", leaves.parameters, why, to_do)
+        yield _Verdict("parameters-leave", False, "trained models do not leave this node", to_do)
     asked = (request.metrics or ()) if isinstance(request, EvaluateRequest) else ()
     kept_back = [name for name in asked if not leaves.metric(name)]
     allowed = "any metric" if ANY in leaves.metrics else _listed(leaves.metrics)
     allowed += "" if leaves.losses else ", and no losses"
     why = f"{_listed(kept_back)} may not leave; what may: {allowed}" if kept_back else f"what may leave: {allowed}"
-    yield _Verdict("metrics-leave", not kept_back, why, "ask for other metrics")
+    if kept_back or ANY not in leaves.metrics or not leaves.losses:
+        yield _Verdict("metrics-leave", not kept_back, why, "ask for other metrics")
     rows, least = _rows_judged(case), case.rules.minimum_test_rows
     held = ": its metrics stay there" if rows < least else ""
     # Not broken by fewer: the node takes part, and says nothing of how good the model is on so few.
