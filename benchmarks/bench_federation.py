@@ -35,7 +35,7 @@ from polyclinic import Experiment, InProcessFederation, TorchTrainingPlan
 from polyclinic.datasets.baseline_plan import BaselinePlan
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.over_nats.researcher import NatsFederation
-from polyclinic.federation.try_out import TryOut
+from polyclinic.federation.try_out import OPEN, TryOut
 from polyclinic.node.node import Node
 from polyclinic.node.registry import DatabaseRegistry
 
@@ -48,7 +48,8 @@ class Large(TorchTrainingPlan):
     def __init__(self, model_args: dict[str, int]) -> None:
         super().__init__(model_args)
         self.model = nn.Linear(13, 1)
-        self.ballast = nn.Parameter(torch.zeros(model_args["megabytes"] * 250_000), requires_grad=False)
+        layers = (nn.Parameter(torch.zeros(model_args["megabytes"] * 10_000), requires_grad=False) for _ in range(25))
+        self.ballast = nn.ParameterList(layers)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
 
     def training_step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -62,7 +63,7 @@ def experiment(federation: Federation, folder: Path, rounds: int, megabytes: int
         model_args={"megabytes": megabytes} if megabytes else SMALL,
         tags=["heart"],
         federation=federation,
-        training_args={"batch_size": 4, "lr": 0.003, "num_updates": 1},
+        training_args={"batch_size": 16, "lr": 0.003, "num_updates": 1},
         round_limit=rounds,
         folder=folder,
         observers=[],
@@ -79,7 +80,7 @@ def seconds_of_rounds(federation: Federation, folder: Path, rounds: int, megabyt
 @contextmanager
 def hospitals_with(nodes: int) -> Iterator[tuple[TryOut, list[str]]]:
     """Nodes with data on heart disease, which do not run yet, and their ids."""
-    with tempfile.TemporaryDirectory() as name, TryOut(Path(name)) as hospitals:
+    with tempfile.TemporaryDirectory() as name, TryOut(Path(name), policy=OPEN) as hospitals:
         names = []
         for number in range(nodes):
             node = Node.create(hospitals.place, f"hospital-{number:02}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,19 @@ def open_database(where: Path | str) -> Engine:
             connection.execute(text("PRAGMA journal_mode=WAL"))  # stays so: the file remembers it
     make_tables(engine, NodeRow, DatasetRow)
     return engine
+
+
+@contextmanager
+def kept_open(engine: Engine) -> Iterator[None]:
+    """Keeps an SQLite file open meanwhile. The last connection that closes writes the log back into the file, which
+    waits for the disk several times; a node at work would do so with each request."""
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    with engine.connect() as connection:
+        connection.execute(text("SELECT count(*) FROM sqlite_master")).all()  # the file is opened with the first look
+        connection.rollback()
+        yield
 
 
 def make_tables(engine: Engine, *rows: type[Base]) -> None:

@@ -369,8 +369,8 @@ class Correspondence:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
-                for sending in list(self._sendings):
-                    await self.look_for_replies(sending)
+                # Not in a loop: its variable would hold a model until the next look.
+                await asyncio.gather(*map(self.look_for_replies, self._sendings))
             except FederationError as err:
                 # The hub has shut this researcher out.
                 for sending in self._sendings:

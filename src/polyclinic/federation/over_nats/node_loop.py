@@ -37,6 +37,7 @@ from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
 from polyclinic.messages.replies import Reply, SearchReply
 from polyclinic.messages.requests import ApprovalRequest, SearchRequest
 from polyclinic.messages.version import VERSION
+from polyclinic.node.database import kept_open
 from polyclinic.node.governance import Governance
 from polyclinic.node.node import Node
 from polyclinic.node.registry import RegisteredDataset
@@ -95,7 +96,8 @@ class NodeLoop:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
         loop.add_signal_handler(signal.SIGUSR1, self._stop_here)
-        with self._node.in_use():
+        assert self._node.engine is not None
+        with self._node.in_use(), kept_open(self._node.engine):
             try:
                 await self._until(end, self._serve())
             finally:
