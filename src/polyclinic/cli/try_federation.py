@@ -57,7 +57,9 @@ def try_federation(
             began = time.monotonic()
             experiment.run()
             accuracy = experiment.evaluate(metrics=["accuracy"]).pooled["accuracy"]
-            typer.echo(f"{rounds} rounds in {time.monotonic() - began:.1f} s; test accuracy {accuracy.value:.1%}")
+            done = f"{rounds} round{'s' * (rounds > 1)} in {time.monotonic() - began:.1f} s"
+            typer.echo(f"{done}; test accuracy {accuracy.value:.1%}")
         finally:
             federation.close()
-    typer.echo("All of it has stopped, and nothing is left. For real: docs/real-federation.md")
+    typer.echo("All of it has stopped, and nothing is left.")
+    typer.echo('Next, for real: polyclinic hub start, then polyclinic hub invite node "NAME" (docs/real-federation.md)')

@@ -40,6 +40,8 @@ class ProgressBar(Observer):
     def round_started(self, *, round: int, nodes: Sequence[str], **_: Any) -> None:  # noqa: A002
         self._round, self._num_nodes, self._done = round, len(nodes), 0
         self._lines.begin(nodes)
+        if self._bar:
+            self._bar.show(f"round {round}, 0 of {len(nodes)} nodes")
 
     def node_state(self, *, node: str, state: NodeState, **_: Any) -> None:
         self._draw_lines(self._lines.state(node, state))
