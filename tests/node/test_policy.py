@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from polyclinic.errors import PolicyInvalid
+from polyclinic.node.node import Node
 from polyclinic.node.policy import Policy, PolicyFile, default_text
 from polyclinic.node.policy_file import POLICY_FILE, look_at, read_policy, write_policy
 
@@ -259,3 +260,12 @@ def test_a_written_file_is_its_owners_alone_and_whole(folder):
     assert (folder / POLICY_FILE).stat().st_mode & 0o777 == 0o600
     assert read_policy(folder) == b"approval = 'off'\n"
     assert [path.name for path in folder.iterdir()] == [POLICY_FILE]
+
+
+def test_a_new_nodes_folder_is_its_owners_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        node = Node.create(tmp_path, "Guy's")
+    finally:
+        os.umask(before)
+    assert Policy.load(node.folder) == Policy()

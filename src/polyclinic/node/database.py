@@ -93,7 +93,7 @@ def new_database(folder: Path, url: str | None) -> Engine:
         ConfigError: the URL is none.
     """
     if url is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return open_database(folder / DATABASE)
     engine = open_database(url)
     with Session(engine) as session:
@@ -105,7 +105,7 @@ def new_database(folder: Path, url: str | None) -> Engine:
     if url == os.environ.get(DATABASE_VARIABLE):
         # A password that is in the environment stays there.
         url = parse_url(url).set(password=None).render_as_string(hide_password=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with os.fdopen(os.open(folder / DATABASE_URL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(url + "\n")
     return engine
