@@ -7,7 +7,7 @@ import pytest
 
 from polyclinic.errors import ConfigError, HubError, JoinRefused
 from polyclinic.federation.hub.layout import HubFolder
-from polyclinic.federation.hub.parties import Parties
+from polyclinic.federation.hub.parties import Invitation, Parties
 from polyclinic.federation.hub.running import configure
 from polyclinic.federation.over_nats.identity import KeyPair
 from polyclinic.federation.over_nats.subjects import Role
@@ -68,6 +68,15 @@ def test_a_new_invitation_makes_the_old_one_void(parties):
     with pytest.raises(JoinRefused, match="withdrawn"):
         parties.admit(old.token_id, key())
     assert parties.admit(new.token_id, key()).name == "GUYS"
+
+
+def test_the_user_of_a_token_goes_an_hour_after_it_was_used(parties):
+    token = parties.invite(Role.NODE, "Guys", timedelta(days=7))
+    parties.admit(token.token_id, key())
+    assert [one.token_id for one in parties.invitations()] == [token.token_id]
+    with parties._session() as session:
+        session.get(Invitation, token.token_id).used -= timedelta(minutes=61)
+    assert parties.invitations() == []
 
 
 @pytest.mark.parametrize("role", list(Role))

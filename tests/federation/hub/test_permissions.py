@@ -1,10 +1,13 @@
 """What the server lets a party do, and what not: the two tables below, tried one by one."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from polyclinic.federation.hub.joining import join
 from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats.identity import connection_options
 from polyclinic.federation.over_nats.subjects import Role
 
 SHA = "a" * 64
@@ -154,6 +157,27 @@ def test_what_a_refused_party_asked_for_did_not_happen(guys, kings, ada, party):
             [mine] = await pull.fetch(1, timeout=20)
             assert mine.data == b"for kings"
             await mine.ack_sync(20)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_holder_of_a_token_may_hand_in_a_key_and_nothing_else(hub, guys, party, tmp_path, used):
+    token = hub.invite("node", f"Invited {used}")
+    if used:
+        join(token, tmp_path)
+    options = connection_options(
+        token.urls, token.ca, token.keys, inbox=subjects.joining_inbox(token.token_id), name="invited"
+    )
+
+    async def run():
+        async with party(SimpleNamespace(connection_options=lambda: options)) as one:
+            may = [subjects.join(token.token_id)]
+            may_not = [*NODE_MAY_PUBLISH, *RESEARCHER_MAY_PUBLISH, "join.0123456789abcdef", "admin.refresh"]
+            assert await one.publishes([*may, *may_not]) == may
+            assert await one.hears([f"_JOIN.{token.token_id}.>", "_JOIN.>", "_INBOX.guys.>", "rep.>"]) == [
+                f"_JOIN.{token.token_id}.>"
+            ]
 
     asyncio.run(run())
 

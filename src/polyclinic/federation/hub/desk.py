@@ -243,13 +243,13 @@ class Desk:
     # ---- upkeep
 
     async def _keep_clean(self) -> None:
-        """Takes away the users of tokens that have expired."""
+        """Takes away the users of tokens that were used, or have expired."""
         invited = {invitation.token_id for invitation in self._parties.invitations()}
         while True:
             await asyncio.sleep(JANITOR_SECONDS)
             now = {invitation.token_id for invitation in self._parties.invitations()}
             try:
-                if now < invited:
+                if invited - now:
                     await self._reloader.reload()
                 invited = now
             except Exception as err:

@@ -20,6 +20,8 @@ from polyclinic.node.registry import identifier
 
 # An expired token is refused by the desk, which can say why, for so long; then its user is gone.
 _GRACE = timedelta(days=1)
+# So is that of a used one, sooner: until then whoever missed the answer may ask again, and a thief is told and noted.
+_USED_GRACE = timedelta(hours=1)
 
 
 class _Moment(TypeDecorator[datetime]):
@@ -110,8 +112,12 @@ class Parties:
 
     def invitations(self) -> list[Invitation]:
         """All that the server may still be asked about."""
-        horizon = datetime.now(UTC) - _GRACE
-        query = select(Invitation).where(Invitation.expires > horizon, Invitation.withdrawn.is_(None))
+        now = datetime.now(UTC)
+        query = select(Invitation).where(
+            Invitation.expires > now - _GRACE,
+            Invitation.withdrawn.is_(None),
+            Invitation.used.is_(None) | (Invitation.used > now - _USED_GRACE),
+        )
         with self._session() as session:
             return list(session.scalars(query.order_by(Invitation.token_id)))
 
