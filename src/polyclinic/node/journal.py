@@ -83,15 +83,13 @@ class Head:
         return None
 
     def note(self, folder: Path) -> None:
-        """Notes it in a node's folder, at once or not at all."""
+        """Notes it in a node's folder, at once or not at all. A power cut may take the newest note; an older one is as
+        true, and the rows themselves are safe."""
         before = Head.noted(folder)
         if before and before.number > self.number:
             return  # another program has written meanwhile, and was faster to note it
         partial = folder / f"{HEAD}.{os.getpid()}"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"number": self.number, "digest": self.digest}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_text(json.dumps({"number": self.number, "digest": self.digest}) + "\n", encoding="utf-8")
         partial.replace(folder / HEAD)
 
 
