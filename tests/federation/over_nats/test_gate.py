@@ -6,6 +6,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.gate import Gate, id_in
@@ -78,6 +80,30 @@ def test_the_body_of_a_request_cannot_be_read_on_its_way():
 def test_whatever_is_forged_or_damaged_is_refused(tmp_path, data, what):
     with pytest.raises(MessageError, match=what):
         come(tmp_path, data)
+
+
+GOOD = frame(inline=b"tensors")
+
+
+@settings(max_examples=60)
+@given(
+    places=st.tuples(*[st.integers(0, len(GOOD))] * 2), instead=st.binary(max_size=40), other=st.binary(max_size=300)
+)
+def test_whatever_bytes_come_are_refused_and_break_nothing(tmp_path_factory, places, instead, other):
+    folder = tmp_path_factory.mktemp("gate")
+    for data in (GOOD[: min(places)] + instead + GOOD[max(places) :], other, GOOD[:68] + other):
+        if data != GOOD:
+            with pytest.raises(MessageError):
+                come(folder, data)
+        assert isinstance(id_in(data), str)
+
+
+def test_brackets_without_end_do_not_break_the_parser(tmp_path):
+    for text in (b"[" * 60_000, b'{"version":1,"kind":' + b"[" * 60_000):
+        data = bytes(64) + len(text).to_bytes(4, "little") + text
+        with pytest.raises(MessageError):
+            come(tmp_path, data)
+        assert id_in(data) == ""
 
 
 def test_a_researcher_who_is_not_trusted_is_told_what_to_do(tmp_path):
