@@ -3,13 +3,15 @@ limited before anything is sent."""
 
 import asyncio
 import hashlib
+import os
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from polyclinic.errors import MessageError
-from polyclinic.federation.over_nats import payloads
-from polyclinic.federation.over_nats.encryption import Lock
+from polyclinic.errors import FederationError, MessageError
+from polyclinic.federation.over_nats import payloads, subjects
+from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.encryption import Lock, key_of, salt_of
 from polyclinic.federation.over_nats.subjects import CHUNK_BYTES
 
 LOCK = Lock(b"s" * 32, b"k" * 32)
@@ -130,3 +132,53 @@ def test_what_is_too_large_is_an_error_that_says_what_may_travel(monkeypatch):
     monkeypatch.setattr(payloads, "MAX_BYTES", 3_000_000)
     with pytest.raises(MessageError, match="tensors of 4 MB, at most 3 MB travel"):
         payloads.describe([bytes(2_000_000), bytes(2_000_000)], b"")
+
+
+class CountingLink(Link):
+    """One that can be cut off after so many chunks."""
+
+    def __init__(self, identity, at_most=None):
+        super().__init__(identity)
+        self.sent, self.at_most = [], at_most
+
+    async def store(self, subject, data, **more):
+        if len(self.sent) == self.at_most:
+            raise FederationError("cut off")
+        self.sent.append(int(subject.rpartition(".")[2]))
+        await super().store(subject, data, **more)
+
+
+def test_a_program_that_was_killed_uploads_only_what_the_hub_does_not_have(ada, guys, tmp_path):
+    parts = [memoryview(os.urandom(9 * CHUNK_BYTES + 5))]
+    salt = salt_of(ada.keys, "e")
+    payload = payloads.describe(parts, salt)
+    lock = Lock(salt, key_of(ada.keys, payload.sha256))
+
+    def subject(chunk):
+        return subjects.down("ada", "e", payload.sha256, chunk)
+
+    async def uploaded(at_most=None):
+        link = CountingLink(ada, at_most)
+        await link.open()
+        try:
+            there = await payloads.stored_chunks(link, {"experiment": "e", "sha256": payload.sha256})
+            await payloads.upload(link, subject, parts, lock.key, there)
+        finally:
+            await link.close()
+        return link.sent, there
+
+    async def downloaded():
+        link = Link(guys)
+        await link.open()
+        await payloads.download(link, subject, payload, lock, tmp_path / "model")
+        await link.close()
+
+    with pytest.raises(FederationError, match="cut off"):
+        asyncio.run(uploaded(at_most=7))
+    sent, there = asyncio.run(uploaded())
+    # Chunks that were under way may have been stored or not.
+    assert there
+    assert sorted([*sent, *there]) == list(range(10))
+    assert asyncio.run(uploaded())[0] == []
+    asyncio.run(downloaded())
+    assert (tmp_path / "model").read_bytes() == parts[0]
