@@ -221,6 +221,25 @@ class Hospitals:
             federation.close()
 
 
+class Rooms(Hospitals):
+    """No proxies: each party dials the hub's own address, from its own."""
+
+    def __enter__(self) -> Rooms:
+        with ExitStack() as stack:
+            stack.enter_context(self.tries)
+            create_nodes(self.tries.place, "fed_heart_disease", centers=[0, 1])
+            self.tries.start_hub()
+            self.identity = self.tries.join_researcher("ada")
+            for node in NODES:
+                self.tries.join_node(node, [self.identity])
+                self.tries.start_node(node, wait=False)
+            for node in NODES:
+                self.tries.wait_for_node(node)
+            self.marks.mkdir()
+            self._stack = stack.pop_all()
+        return self
+
+
 def dial(identity_folder: Path, line: Proxy) -> None:
     """Has a party reach the hub by a proxy."""
     replace(Identity.load(identity_folder), urls=(f"tls://127.0.0.1:{line.port}",)).save(identity_folder)

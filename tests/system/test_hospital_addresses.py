@@ -19,9 +19,8 @@ import pytest
 from polyclinic import Experiment
 from polyclinic.federation.hub.status import look
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
-from polyclinic.federation.places import create_nodes
 from polyclinic.federation.try_out import OPEN, TryOut
-from tests.system.hospitals import NODES, Hospitals, assert_same_end, in_background, until
+from tests.system.hospitals import NODES, Rooms, assert_same_end, in_background, until
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="only root may make networks, with iproute2"
@@ -82,25 +81,6 @@ def networks() -> Iterator[None]:
             ip("-n", space(name), "route", "add", f"{HUB}/32", "dev", "hospital", "src", address)
             plug(name)
         yield
-
-
-class Rooms(Hospitals):
-    """No proxies: each party dials the hub's own address, from its own."""
-
-    def __enter__(self) -> Rooms:
-        create_nodes(self.tries.place, "fed_heart_disease", centers=[0, 1])
-        self.tries.start_hub()
-        self.identity = self.tries.join_researcher("ada")
-        for node in NODES:
-            self.tries.join_node(node, [self.identity])
-            self.tries.start_node(node, wait=False)
-        for node in NODES:
-            self.tries.wait_for_node(node)
-        self.marks.mkdir()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.tries.close()
 
 
 def test_each_party_has_an_address_of_its_own(networks: None, expected: Experiment, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The disk is full: at the hub, and at a node. Whoever is concerned is told, and all goes on when there is room again."""
+"""The disk is full: at the hub, and at a node. Whoever is concerned is told, and all goes on when there is room."""
 
 from __future__ import annotations
 
