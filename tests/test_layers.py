@@ -9,7 +9,7 @@ PACKAGE = Path(polyclinic.__file__).parent
 
 # A later layer may import an earlier one. A new module or package of the first level must be added here.
 LAYERS = [
-    {"errors", "randomness"},
+    {"errors", "html", "randomness"},
     {"compression", "tensors"},
     {"messages", "metrics"},
     {"plans", "aggregators"},

@@ -14,7 +14,8 @@
     │   └── DownloadError       download            a download that cannot be finished or verified
     ├── NodeError               node                a node that does not exist or cannot work
     │   ├── NodeInUse           node-in-use         another program holds this node's folder
-    │   └── LeavingRefused      leaving             a reply that is not what was asked for, and stays at the hospital
+    │   ├── LeavingRefused      leaving             a reply that is not what was asked for, and stays at the hospital
+    │   └── JournalBroken       journal             a journal whose rows are not as they were written
     ├── FederationError         federation          the nodes cannot be reached as asked
     │   ├── NoMatchingNodes     no-matching-nodes   no node, or not the right nodes, hold the tags
     │   ├── HubError            hub                 the hub cannot be made, started or changed as asked
@@ -111,6 +112,10 @@ class NodeInUse(NodeError):
 
 class LeavingRefused(NodeError):
     code = "leaving"
+
+
+class JournalBroken(NodeError):
+    code = "journal"
 
 
 class FederationError(PolyclinicError):

@@ -6,15 +6,14 @@ import base64
 import io
 import re
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyclinic.benchmark import captions, figures, tables
-from polyclinic.benchmark.html import element, figure, page
 from polyclinic.benchmark.over_seeds import Arm, DatasetResults, Results, read_results
 from polyclinic.benchmark.published import MAIN_VARIANTS, PublishedValue, published_values
 from polyclinic.errors import ConfigError
+from polyclinic.html import css, element, figure, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +42,7 @@ def write_report(paths: Sequence[str | Path], to: str | Path, *, published: bool
         folder.mkdir(parents=True, exist_ok=True)
         style = figures.styles(results.datasets)
         sections = [_dataset(dataset, folder, style, published) for dataset in results.datasets]
-        text = page(captions.title(results), _css(), [*_beginning(results), *sections, *_end(results, published)])
+        text = page(captions.title(results), css(), [*_beginning(results), *sections, *_end(results, published)])
         (folder / PAGE).write_text(text, encoding="utf-8")
     except OSError as err:
         raise ConfigError(
@@ -123,7 +122,3 @@ def _saved(drawn: Figure, path: Path) -> str:
 def anchor(name: str) -> str:
     """A name as it can stand in an address and in a file's name."""
     return re.sub(r"[^\w-]+", "-", name)
-
-
-def _css() -> str:
-    return files("polyclinic.benchmark").joinpath("report.css").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from polyclinic.benchmark.captions import bytes_in_words, counted
 from polyclinic.benchmark.figures import metric_name, title_of
-from polyclinic.benchmark.html import element, table
 from polyclinic.benchmark.over_seeds import POOLED_MODEL, Arm, DatasetResults, OverSeeds, Results, mean_interval
 from polyclinic.benchmark.published import PublishedValue
 from polyclinic.benchmark.results import MEAN, POOLED
+from polyclinic.html import element, table
 
 
 def result_table(dataset: DatasetResults, metric: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polyclinic.cli import node_plans, node_policy, node_service
+from polyclinic.cli import node_journal, node_plans, node_policy, node_service
 from polyclinic.cli.at import At, NodeId, open_node, place_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ app = typer.Typer(
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help='What people call it, for example "Guy\'s Hospital".')], at: At = None
+    name: Annotated[str, typer.Argument(help='What people call it, for example "Guy\'s Hospital".')],
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database for it. Default: SQLite in the node's folder."),
+    ] = None,
+    at: At = None,
 ) -> None:
     """Make a node on this machine.
 
@@ -32,7 +37,7 @@ def create(
     from polyclinic.node.policy import default_text
     from polyclinic.node.policy_file import write_policy
 
-    node = Node.create(place_of(at), name)
+    node = Node.create(place_of(at), name, database=database)
     assert node.folder is not None
     write_policy(node.folder, default_text().encode())
     typer.echo(f"Made node {node.node_id} at {node.folder}")
@@ -124,6 +129,8 @@ app.command("status")(node_service.status)
 app.command("stop")(node_service.stop)
 app.command("stop-task")(node_service.stop_task)
 app.command("trust")(node_service.trust)
+app.add_typer(node_journal.app, name="journal")
+app.command("report")(node_journal.report)
 app.add_typer(node_plans.app, name="plans")
 app.add_typer(node_policy.app, name="policy")
 app.command("approve")(node_plans.approve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
 
 
 def page(title: str, css: str, body: Iterable[str]) -> str:
@@ -15,6 +16,11 @@ def page(title: str, css: str, body: Iterable[str]) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def css() -> str:
+    """The looks of all reports, on screen and on paper."""
+    return files("polyclinic").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def element(name: str, text: str, css_class: str = "") -> str:

@@ -1,6 +1,6 @@
 from html.parser import HTMLParser
 
-from polyclinic.benchmark.html import element, figure, page, table
+from polyclinic.html import element, figure, page, table
 
 NASTY = "<b> & \"quotes\" 'and' </table>"
 
