@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,16 +209,6 @@ class Hospitals:
         return subprocess.Popen(
             self.tries.command("researcher", command), env=self.tries.environment("researcher"), stdout=subprocess.PIPE
         )
-
-    @contextmanager
-    def another_researcher(self, name: str, *, trusted: bool = True) -> Any:
-        """Joins, and leaves at the end."""
-        identity = self.tries.join_researcher(name)
-        federation = NatsFederation(identity)
-        try:
-            yield federation
-        finally:
-            federation.close()
 
 
 class Rooms(Hospitals):
