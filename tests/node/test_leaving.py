@@ -229,6 +229,12 @@ def test_a_loss_that_is_not_finite_stays(leave, loss):
         leave(request(), trained(loss=loss), MODEL)
 
 
+def test_an_update_of_few_rows_that_the_plan_has_chosen_stays(leave):
+    assert leave(request(), trained(num_samples=10), MODEL)[1]
+    with pytest.raises(LeavingRefused, match=r"it is made of 9 rows, not 10 or more .rule minimum-training-rows."):
+        leave(request(), trained(num_samples=9), MODEL)
+
+
 def test_numbers_without_end_stay(leave):
     with pytest.raises(LeavingRefused, match="counts more than there is"):
         leave(request(), trained(num_samples=10**300), MODEL)

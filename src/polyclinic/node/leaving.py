@@ -98,6 +98,9 @@ class _Files:
 def _trained(
     policy: Policy, request: TrainRequest, reply: TrainReply, entries: Mapping[str, Entry], files: _Files
 ) -> tuple[Reply, tuple[Left, ...]]:
+    # A plan may have chosen some rows of the dataset.
+    if reply.num_samples < (least := policy.of_dataset(request.dataset_id).minimum_training_rows):
+        raise _refused([f"it is made of {reply.num_samples} rows, not {least} or more (rule minimum-training-rows)"])
     if not policy.leaves.parameters:
         raise _refused(["trained models may not leave this node (rule parameters-leave)"])
     if not math.isfinite(reply.loss):
