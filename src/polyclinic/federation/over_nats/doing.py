@@ -135,6 +135,8 @@ class Doing:
         return self.failure(request_id, "receive", failed)
 
     async def _stop_if_revoked(self, job: Job, admission: Admission) -> None:
+        # Not at once: it has just been looked at, and short work is looked at again at its end.
+        await asyncio.sleep(_LOOK_SECONDS)
         while await asyncio.to_thread(self._governance.stands, admission):
             await asyncio.sleep(_LOOK_SECONDS)
         log.warning("request %s is stopped: its approval was revoked", job.envelope.request_id)
