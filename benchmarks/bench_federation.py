@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -257,6 +259,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "rest": lambda: rest(given.nodes, given.rest_seconds),
         "soak": lambda: soak(given.nodes, given.soak_rounds),
     }
+    # So that a bench that is ended by another program ends its hub and nodes as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if unknown := set(given.parts) - parts.keys():
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     for name in given.parts or parts:
