@@ -28,6 +28,7 @@ def join_node(token: Token, dial: Dial = None, at: At = None) -> None:
 
     from polyclinic.federation.hub.joining import join, read_token, require_same_hub
     from polyclinic.federation.over_nats.identity import node_identity_folder
+    from polyclinic.federation.over_nats.node_journal import journal_of
     from polyclinic.federation.over_nats.subjects import Role
     from polyclinic.node.database import is_node_folder
     from polyclinic.node.node import Node
@@ -46,6 +47,7 @@ def join_node(token: Token, dial: Dial = None, at: At = None) -> None:
         raise
     if not is_node_folder(folder):
         Node.create(place, identity.name)
+    journal_of(Node.open(folder))  # writes down the key
     typer.echo(f"Node {identity.party_id} is a member of the hub {identity.hub_name!r}. Its folder is {folder}")
     typer.echo(f"Its public key is {identity.keys.public_key}")
     typer.echo(f"Next: polyclinic node add-dataset {identity.party_id} …, then polyclinic node start")

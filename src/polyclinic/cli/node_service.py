@@ -128,10 +128,13 @@ def trust(
     """
     from dataclasses import replace
 
+    from polyclinic.federation.over_nats.node_journal import journal_of, note_trust
     from polyclinic.federation.over_nats.trust import Trust
+    from polyclinic.node.journal import login
+    from polyclinic.node.node import Node as TheNode
 
     folder = _folder(node, at)
-    trusted = Trust.load(folder)
+    trusted = before = Trust.load(folder)
     if everyone is not None:
         trusted = replace(trusted, everyone=everyone)
     if researcher and remove:
@@ -139,6 +142,7 @@ def trust(
     elif researcher:
         trusted = trusted.plus(researcher, key or _key_at_hub(folder, researcher))
     trusted.save(folder)
+    note_trust(journal_of(TheNode.open(folder)), before, trusted, by=login())
     for line in trusted.describe():
         typer.echo(line)
 

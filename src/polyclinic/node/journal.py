@@ -15,6 +15,7 @@ row's ``previous`` is 64 zeros.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -179,12 +180,13 @@ class Journal:
                 rows: list[dict[str, Any]] = []
                 for time, kind, facts in [*_gap(connection, head, noted), *self._buffer]:
                     head = _add(rows, head, time, kind, facts)
-                if due and (sign or not self._is_signed_today(connection)):
+                is_signed = due and self._is_signed_today(connection)
+                if due and (sign or not is_signed):
                     head = self._add_signature(connection, rows, head)
                 if rows:
                     connection.execute(insert(_table), rows)
             self._buffer.clear()
-            if due:
+            if due and (is_signed or (rows and rows[-1]["kind"] == "signature")):
                 self._signed_on = _now()[:10]
             if self._folder is not None and head != before:
                 head.note(self._folder)
@@ -205,6 +207,13 @@ class Journal:
         signature = self._signer(signed_text(head.number, head.digest, at)).hex()
         facts = {"number": head.number, "digest": head.digest, "at": at, "signature": signature}
         return _add(rows, head, at, "signature", _json(facts))
+
+
+def login() -> str:
+    """Who works at this machine, for ``by``."""
+    with suppress(Exception):  # there may be no name for the user's number
+        return getpass.getuser()
+    return f"user {os.getuid()}" if hasattr(os, "getuid") else ""
 
 
 def line(number: int, time: str, kind: str, facts: str, previous: str) -> str:

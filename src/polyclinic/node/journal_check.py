@@ -80,12 +80,15 @@ def read(engine: Engine, *, kind: str | None = None, since: str = "") -> Iterato
         chosen = chosen.where(JournalRow.kind == kind)
     if since:
         chosen = chosen.where(JournalRow.time >= since)
-    last: int | None = None
-    with engine.connect() as connection:
-        while rows := connection.execute(chosen if last is None else chosen.where(JournalRow.number > last)).all():
-            for row in rows:
-                yield Row(*row)
-            last = rows[-1].number
+    last = 0
+    while True:
+        with engine.connect() as connection:  # not held while the reader does something else
+            rows = connection.execute(chosen.where(JournalRow.number > last)).all()
+        if not rows:
+            return
+        for row in rows:
+            yield Row(*row)
+        last = rows[-1].number
 
 
 def verify(engine: Engine, *, folder: Path | None = None, is_signed: IsSigned | None = None, key: str = "") -> Verdict:

@@ -114,7 +114,7 @@ class Node:
                     f"the node's database {engine.url.database} {what}",
                     to_do="make the node again in another folder, or use the version of Polyclinic that made it",
                 )
-            registry = DatabaseRegistry(engine)
+            registry = DatabaseRegistry(engine, folder)
             return cls(row.node_id, row.name, registry, folder=folder, engine=engine, workbenches=workbenches)
 
     @contextmanager

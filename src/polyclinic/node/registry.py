@@ -7,16 +7,18 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from polyclinic.errors import ConfigError, DatasetChanged, DatasetError, NodeError, nearest, reject_unknown
 from polyclinic.messages.replies import DatasetInfo
 from polyclinic.node.database import DatasetRow
 from polyclinic.node.dataset_kinds.kind import DatasetKind, Found, get_kind
+from polyclinic.node.journal import Journal, login
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -32,6 +34,34 @@ class RegisteredDataset:
     kind: DatasetKind
     params: BaseModel
     found: Found
+
+    def described(self) -> dict[str, Any]:
+        """All of it as JSON, for a process that sees no database (`from_description`)."""
+        return {
+            "dataset_id": self.dataset_id,
+            "name": self.name,
+            "tags": list(self.tags),
+            "kind": self.kind.name,
+            "params": self.params.model_dump(mode="json"),
+            "found": self.found.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> RegisteredDataset:
+        """What was `described`.
+
+        Raises:
+            ConfigError, ValidationError: by another version.
+        """
+        kind = get_kind(described["kind"])
+        return cls(
+            dataset_id=described["dataset_id"],
+            name=described["name"],
+            tags=tuple(described["tags"]),
+            kind=kind,
+            params=kind.Params.model_validate(described["params"]),
+            found=Found.model_validate(described["found"]),
+        )
 
     def load(self, *, train: bool) -> Dataset[Any]:
         """The torch dataset of the training or the test part."""
@@ -99,10 +129,15 @@ class ListRegistry:
 
 
 class DatabaseRegistry:
-    """Datasets of a node with a folder, kept in its database."""
+    """Datasets of a node with a folder, kept in its database. What comes and goes is written in its journal.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        folder: the node's own, see `Journal`.
+    """
+
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
         self._engine = engine
+        self._folder = folder
 
     def datasets(self) -> list[RegisteredDataset]:
         with Session(self._engine) as session:
@@ -140,7 +175,9 @@ class DatabaseRegistry:
             )
             session.add(row)
             session.commit()
-            return _registered(row)
+            added = _registered(row)
+        self._note("added", dataset_id, kind_name, train=added.found.num_train, test=added.found.num_test)
+        return added
 
     def remove(self, dataset_id: str) -> None:
         """Forgets a dataset; its files stay where they are.
@@ -149,11 +186,19 @@ class DatabaseRegistry:
             NodeError: if there is none of this id.
         """
         with Session(self._engine) as session:
-            if not session.get(DatasetRow, dataset_id):
+            row = session.get(DatasetRow, dataset_id)
+            if row is None:
                 known = session.scalars(select(DatasetRow.dataset_id)).all()
                 raise NodeError(f"this node has no dataset {dataset_id!r}", to_do=nearest(dataset_id, known))
-            session.execute(delete(DatasetRow).where(DatasetRow.dataset_id == dataset_id))
+            kind = row.dataset_kind
+            session.delete(row)
             session.commit()
+        self._note("removed", dataset_id, kind)
+
+    def _note(self, action: str, dataset_id: str, kind: str, **counts: int) -> None:
+        journal = Journal(self._engine, folder=self._folder)
+        journal.write("dataset", action=action, dataset=dataset_id, dataset_kind=kind, by=login(), **counts)
+        journal.flush()
 
 
 def parse_params(kind: DatasetKind, options: Mapping[str, Any]) -> BaseModel:
@@ -192,13 +237,18 @@ def identifier(name: str) -> str:
 
 def _registered(row: DatasetRow) -> RegisteredDataset:
     try:
-        kind = get_kind(row.dataset_kind)
-        params, found = kind.Params.model_validate(row.params), Found.model_validate(row.found)
+        return RegisteredDataset.from_description(
+            {
+                "dataset_id": row.dataset_id,
+                "name": row.name,
+                "tags": row.tags,
+                "kind": row.dataset_kind,
+                "params": row.params,
+                "found": row.found,
+            }
+        )
     except (ConfigError, ValidationError) as err:
         raise DatasetError(
             f"dataset {row.name!r} was registered by another version of Polyclinic",
             to_do="remove it from the node and register it again",
         ) from err
-    return RegisteredDataset(
-        dataset_id=row.dataset_id, name=row.name, tags=tuple(row.tags), kind=kind, params=params, found=found
-    )

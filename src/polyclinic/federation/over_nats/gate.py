@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES
+from polyclinic.federation.over_nats.node_journal import note_trust
 from polyclinic.federation.over_nats.signing import (
     MAX_ENVELOPE_BYTES,
     Envelope,
@@ -23,6 +24,7 @@ from polyclinic.federation.over_nats.signing import (
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
 from polyclinic.messages.requests import Request, WorkRequest
+from polyclinic.node.journal import Journal
 
 
 class Gate:
@@ -31,14 +33,16 @@ class Gate:
     Args:
         node_folder: the trust list in it is read anew for each message.
         link: to ask the hub for keys, where everyone is trusted.
+        journal: where it is written down that the hub was believed; None: nowhere.
 
     Attributes:
         let_in: the public keys of researchers whose messages came in.
     """
 
-    def __init__(self, node_folder: Path, link: Link) -> None:
+    def __init__(self, node_folder: Path, link: Link, journal: Journal | None = None) -> None:
         self._folder = node_folder
         self._link = link
+        self._journal = journal
         self.let_in: dict[str, str] = {}
 
     async def request(self, message: Msg) -> tuple[Envelope, Request, bytes]:
@@ -92,8 +96,10 @@ class Gate:
         if researcher not in trust.keys and trust.everyone:
             known = {party["id"]: party["key"] for party in (await self._link.ask_desk("hello", {}))["parties"]}
             if researcher in known:
-                trust = trust.plus(researcher, known[researcher])
+                before, trust = trust, trust.plus(researcher, known[researcher])
                 trust.save(self._folder)
+                if self._journal is not None:
+                    note_trust(self._journal, before, trust, by="hub")
         if researcher not in trust.keys:
             me = self._link.identity.party_id
             raise NotTrusted(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from polyclinic.node.journal import Journal
 from polyclinic.node.journal_check import IsSigned
 from polyclinic.node.node import Node
+
+if TYPE_CHECKING:
+    from polyclinic.federation.over_nats.trust import Trust
 
 
 def journal_of(node: Node) -> Journal:
@@ -30,6 +34,25 @@ def journal_of(node: Node) -> Journal:
             journal.note_key(me.keys.public_key, hub=me.hub_name)
             return journal
     return Journal(node.engine, folder=node.folder)
+
+
+def note_trust(journal: Journal, before: Trust, after: Trust, *, by: str) -> None:
+    """Writes down what is different in a trust list.
+
+    Args:
+        by: who said so: a login, or "hub".
+
+    Raises:
+        NodeError: the database cannot be reached, or does not take it.
+    """
+    for researcher, key in after.keys.items():
+        if before.keys.get(researcher) != key:
+            journal.write("trust", action="trusted", researcher=researcher, key=key, by=by)
+    for researcher in before.keys.keys() - after.keys.keys():
+        journal.write("trust", action="removed", researcher=researcher, key=before.keys[researcher], by=by)
+    if before.everyone != after.everyone:
+        journal.write("trust", action="everyone" if after.everyone else "not-everyone", by=by)
+    journal.flush()
 
 
 def signature_check() -> IsSigned | None:

@@ -68,10 +68,11 @@ class NodeLoop:
         self._node, self._folder = node, node.folder
         self._me = Identity.load(node_identity_folder(node.folder))
         self._link = Link(self._me)
-        self._gate = Gate(node.folder, self._link)
+        journal = journal_of(node)
+        self._gate = Gate(node.folder, self._link, journal)
         self._answering = Answering(self._link, self._gate.let_in)
         self._workshop = Workshop(node)
-        governance = Governance(node, journal_of(node))
+        governance = Governance(node, journal)
         self._replies = StoredReplies(node.folder)
         self._turns = Turns()
         self._jobs: dict[str, Job] = {}  # by the id of their frame: those that wait, and the current one
@@ -270,7 +271,6 @@ class NodeLoop:
         await self._acknowledge(job.message)
 
     async def _found(self, job: Job) -> Reply:
-        self._workshop.searches += 1
         async with self._searching:
             reply = await asyncio.to_thread(self._node.handle, job.request)
         return reply.model_copy(update={"node_id": self._me.party_id})
