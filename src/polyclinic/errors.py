@@ -14,6 +14,7 @@
     │   └── DownloadError       download            a download that cannot be finished or verified
     ├── NodeError               node                a node that does not exist or cannot work
     │   ├── NodeInUse           node-in-use         another program holds this node's folder
+    │   ├── SandboxError        sandbox             a plan that cannot be contained, or went over a limit
     │   ├── LeavingRefused      leaving             a reply that is not what was asked for, and stays at the hospital
     │   └── JournalBroken       journal             a journal whose rows are not as they were written
     ├── FederationError         federation          the nodes cannot be reached as asked
@@ -108,6 +109,10 @@ class NodeError(PolyclinicError):
 
 class NodeInUse(NodeError):
     code = "node-in-use"
+
+
+class SandboxError(NodeError):
+    code = "sandbox"
 
 
 class LeavingRefused(NodeError):

@@ -1,6 +1,8 @@
 """A worker process that does nodes' work for a federation of this machine.
 
-    python -m polyclinic.node.worker
+    python -m polyclinic.node.worker [LIMITS]
+
+At a hospital it runs in a sandbox, with LIMITS (JSON), and is told of the only dataset that it sees in each envelope.
 
 Frames come on standard input and go out on standard output. A frame is two blobs, each with its length in front
 (4 bytes, little-endian): an envelope (JSON) and a message without its tensors. Tensors lie in files that the
@@ -16,6 +18,7 @@ import os
 import queue
 import select
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -23,15 +26,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from polyclinic import tensors
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import MessageError, PolyclinicError
 from polyclinic.messages import codec
 from polyclinic.messages.message import Message
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, SearchRequest
+from polyclinic.node import sandbox_limits
 from polyclinic.node.node import Node
+from polyclinic.node.registry import ListRegistry, RegisteredDataset
 from polyclinic.node.stop import Progress, Stop
 
 Frame = tuple[dict[str, Any], Message | None]
+
+# Of an envelope, and of a message without its tensors. Whoever writes more is not what it should be.
+MAX_BLOB_BYTES = codec.MAX_HEADER_BYTES + (1 << 20)
 
 
 def write_frame(stream: BinaryIO, envelope: dict[str, Any], message: Message | None) -> None:
@@ -52,7 +60,10 @@ def read_frame(stream: BinaryIO) -> Frame | None:
     body = _blob(stream)
     if header is None or body is None:
         return None
-    return json.loads(header), codec.decode(body) if body else None
+    envelope = tensors.parse_json(header, constants=True)
+    if not isinstance(envelope, dict):
+        raise MessageError("the envelope of a frame is no JSON object")
+    return envelope, codec.decode(body) if body else None
 
 
 def load_tensors(envelope: dict[str, Any], message: Message | None) -> Message | None:
@@ -86,8 +97,13 @@ def _tell(outgoing: BinaryIO, progress: Progress) -> None:
 
 
 def _blob(stream: BinaryIO) -> bytes | None:
-    length = _read(stream, 4)
-    return None if length is None else _read(stream, int.from_bytes(length, "little"))
+    start = _read(stream, 4)
+    if start is None:
+        return None
+    length = int.from_bytes(start, "little")
+    if length > MAX_BLOB_BYTES:
+        raise MessageError(f"a frame of {length} bytes")
+    return _read(stream, length)
 
 
 def _read(stream: BinaryIO, size: int) -> bytes | None:
@@ -110,6 +126,7 @@ class _Desk:
         self._workbenches = Workbenches()
         self._nodes: dict[str, Node] = {}
         self._searches: dict[str, int] = {}
+        self._described: Any = None
 
     def answer(self, envelope: dict[str, Any], request: Request, stop: Stop) -> tuple[dict[str, Any], Reply]:
         """The reply and its envelope; whatever goes wrong is a `Failure`."""
@@ -131,7 +148,20 @@ class _Desk:
             return {}, _failure(envelope, request, err)
 
     def _node(self, envelope: dict[str, Any]) -> Node:
-        folder, searches = envelope["folder"], envelope["searches"]
+        folder = envelope["folder"]
+        if (described := envelope.get("dataset")) is not None:
+            if described != self._described:
+                self._described = described
+                registry = ListRegistry([RegisteredDataset.from_description(described)])
+                self._nodes[folder] = Node(
+                    envelope["node_id"],
+                    envelope["node_name"],
+                    registry,
+                    folder=Path(folder),
+                    workbenches=self._workbenches,
+                )
+            return self._nodes[folder]
+        searches = envelope["searches"]
         if folder not in self._nodes:
             self._nodes[folder] = Node.open(Path(folder), workbenches=self._workbenches)
         elif self._searches[folder] != searches:
@@ -158,6 +188,9 @@ def _failure(envelope: dict[str, Any], request: Request, err: Exception) -> Fail
 def main() -> None:
     """Serves frames until the input ends."""
     incoming, outgoing = _own_pipes()
+    if len(sys.argv) > 1:
+        given = json.loads(sys.argv[1])
+        sandbox_limits.apply(given["limits"], given["cores"])
     waiting: queue.Queue[tuple[dict[str, Any], Request]] = queue.Queue()
     stops: dict[str, Stop] = {}
     # Before torch is imported, which takes seconds: a deadline runs from when the request came.

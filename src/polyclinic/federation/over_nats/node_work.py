@@ -17,23 +17,22 @@ from typing import Any, cast
 
 from nats.aio.msg import Msg
 
-from polyclinic.errors import Cancelled
+from polyclinic.errors import Cancelled, ConfigError, SandboxError, nearest
 from polyclinic.federation.in_process import late, stopped
+from polyclinic.federation.over_nats.boxes import Boxed, Boxes
 from polyclinic.federation.over_nats.signing import Envelope
 from polyclinic.federation.over_nats.stored_replies import Answer
-from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.replies import Failure, Reply
-from polyclinic.messages.requests import Request
+from polyclinic.messages.requests import Request, WorkRequest
 from polyclinic.node.leaving_texts import without_loss
 from polyclinic.node.node import Node
 from polyclinic.node.stop import TELL_EVERY_SECONDS, Progress
+from polyclinic.node.worker import Frame
 
 log = logging.getLogger("polyclinic.node")
 
 # A worker looks between two batches whether it is to stop; this long after it was told so, it is ended.
 GRACE_SECONDS = 5.0
-# A worker that has had nothing to do for so long is ended: a node at rest holds no torch.
-IDLE_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
 
@@ -104,62 +103,91 @@ def _take(waiting: dict[str, deque[Job]], last: dict[str, int]) -> Job:
 
 
 class Workshop:
-    """The worker process of a node.
+    """Where a node's work is done: in worker processes, each contained in what is the plan's.
 
     Args:
-        node: whose folder the worker works in.
+        node: with a folder.
     """
 
     def __init__(self, node: Node) -> None:
         assert node.folder is not None
         self._node = node
         self._folder = node.folder / "work"
-        self._worker: WorkerProcess | None = None
-        self._idle_since = time.monotonic()
+        self._boxes = Boxes(node, self._folder)
         self._count = 0
-        self.searches = 0
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def describe(self) -> str:
+        """How work is contained at this node now: a sentence."""
+        return self._boxes.describe()
+
     def scratch(self) -> Path:
-        """A new folder for one job's files."""
+        """A new folder for one job's files, which no plan sees."""
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir(parents=True)
         return folder
 
     async def do(self, job: Job, tensors: Path | None, scratch: Path, told: Callable[[], None]) -> Answer:
-        """Has the job done, or stopped; whatever goes wrong is a `Failure`.
+        """Has the job done, or stopped; what goes wrong in it is a `Failure`.
 
         Args:
+            tensors: the file of the tensors that were sent.
+            scratch: where the reply's tensors are put.
             told: called a few times a second, when the job's progress has changed.
+
+        Raises:
+            SandboxError: the work has to be contained, and cannot be.
+            PolicyInvalid: the policy cannot be read.
+            ConfigError: there is no such dataset.
+            OSError: the disk does not take its files.
         """
+        boxed, described = await asyncio.to_thread(self._box_of, job)
         envelope = {
             "node_id": self._node.node_id,
-            "folder": str(self._node.folder),
-            "tensors": None if tensors is None else str(tensors),
-            "reply": str(scratch / "reply.safetensors"),
+            "node_name": self._node.name,
+            "folder": str(boxed.folder),
+            "dataset": described,
+            "tensors": _text(boxed.give(tensors)),
+            "reply": str(boxed.reply),
             "seconds": job.seconds_left,
             "threads": None,
-            "searches": self.searches,
         }
-        worker = self._worker
-        if worker is None or not worker.alive:
-            self.end()
-            worker = self._worker = await asyncio.to_thread(WorkerProcess)
-        if not worker.ask(envelope, job.request):
-            return self._lost(job, worker)
-        frame = await self._answer_of(worker, job, told)
-        self._idle_since = time.monotonic()
+        boxed.busy(True)
+        if not boxed.worker.ask(envelope, job.request):
+            return self._lost(job, boxed)
+        frame = await self._answer_of(boxed, job, told)
+        boxed.busy(False)
         if frame is None:
-            return self._ended(job, worker)
-        reply = cast("Reply", frame[1])
-        path = frame[0].get("tensors")
-        return Answer(self._presentable(job, reply), None if path is None else Path(path))
+            return self._ended(job, boxed)
+        # Its own folder's name means nothing from there: that there are tensors is all that is believed.
+        envelope, reply = frame
+        if not isinstance(reply, Reply) or reply.request_id != job.request.request_id:
+            return self._lost(job, boxed)
+        found = None
+        if envelope.get("tensors") is not None:
+            try:
+                found = boxed.take_reply(scratch / "reply.safetensors")
+            except OSError:
+                found = None
+            if found is None:
+                return self._lost(job, boxed)
+        return Answer(self._presentable(job, reply), found)
 
-    async def _answer_of(
-        self, worker: WorkerProcess, job: Job, told: Callable[[], None]
-    ) -> tuple[dict[str, Any], Any] | None:
+    def _box_of(self, job: Job) -> tuple[Boxed, dict[str, Any]]:
+        request = cast("WorkRequest", job.request)
+        known = {one.dataset_id: one for one in self._node.registry.datasets()}
+        if (dataset := known.get(request.dataset_id)) is None:
+            raise ConfigError(
+                f"node {self._node.name!r} has no dataset {request.dataset_id!r}",
+                to_do=nearest(request.dataset_id, known),
+            )
+        return self._boxes.take(job.envelope.sender, request, dataset), dataset.described()
+
+    async def _answer_of(self, boxed: Boxed, job: Job, told: Callable[[], None]) -> Frame | None:
         """The worker's answer; None if it died, or had to be ended because it did not stop."""
+        worker = boxed.worker
+        latest = time.monotonic() + boxed.box.resources.wall_hours * 3600
         answer = asyncio.ensure_future(asyncio.to_thread(worker.answer_frame, _noting(job, told)))
         asked: float | None = None
         while not answer.done():
@@ -171,33 +199,47 @@ class Workshop:
                 if job.stop.is_set():
                     worker.ask({"cancel": job.request.request_id}, None)
             overdue = asked is not None and time.monotonic() > asked + GRACE_SECONDS
+            if time.monotonic() > latest and worker.watch is not None:
+                worker.watch.over = f"more than {boxed.box.resources.wall_hours:g} hours"
+                overdue = True
             # A dead worker's pipe may be held open by a process that the plan had started.
             if overdue or not worker.alive:
                 worker.end_group()
         return await answer
 
-    def _ended(self, job: Job, worker: WorkerProcess) -> Answer:
-        if job.stop.is_set():
-            self.end()
-            return Answer(
-                stopped_here(job) if job.stopped_here else stopped(job.request.request_id, self._node.node_id)
-            )
-        if job.is_late:
-            self.end()
-            return Answer(late(job.request.request_id, self._node.node_id))
-        return self._lost(job, worker)
+    def _ended(self, job: Job, boxed: Boxed) -> Answer:
+        if not boxed.over and (job.stop.is_set() or job.is_late):
+            self._boxes.drop(boxed)
+            request_id, me = job.request.request_id, self._node.node_id
+            if not job.stop.is_set():
+                return Answer(late(request_id, me))
+            return Answer(stopped_here(job) if job.stopped_here else stopped(request_id, me))
+        return self._lost(job, boxed)
 
-    def _lost(self, job: Job, worker: WorkerProcess) -> Answer:
-        self._worker = None
+    def _lost(self, job: Job, boxed: Boxed) -> Answer:
+        over, said = boxed.over, boxed.worker.said
+        how = self._boxes.drop(boxed)
+        code, what = "node", f"the node's worker process died in its work ({how})"
+        to_do = (
+            "look whether memory ran out at the node (its system's log says so) or the plan ends its process; "
+            "the next round has a new worker"
+        )
+        if over:
+            code, what = (
+                SandboxError.code,
+                f"the plan was ended: it used {over}, which the node's policy does not allow",
+            )
+            to_do = "use less, or ask its data manager for more ([resources] in the node's policy)"
+        log.warning("request %s: %s", job.request.request_id, what)
+        log.debug("the last it printed: %s", said)
         return Answer(
             Failure(
                 request_id=job.request.request_id,
                 node_id=self._node.node_id,
-                code="node",
+                code=code,
                 stage="process",
-                what=f"the node's worker process died in its work ({worker.kill()})",
-                to_do="look whether memory ran out at the node (its system's log says so) or the plan ends its "
-                "process; the next round has a new worker",
+                what=what,
+                to_do=to_do,
             )
         )
 
@@ -215,14 +257,15 @@ class Workshop:
 
     def end_if_idle(self) -> None:
         """To be called now and then while no job is being done."""
-        if self._worker is not None and time.monotonic() > self._idle_since + IDLE_SECONDS:
-            self.end()
+        self._boxes.end_idle()
 
     def end(self) -> None:
-        """Ends the worker, and what it does."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends all workers, and what they do."""
+        self._boxes.end()
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _noting(job: Job, told: Callable[[], None]) -> Callable[[Progress], None]:
