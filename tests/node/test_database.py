@@ -1,17 +1,148 @@
-"""A node's database."""
+"""A node's database: a real PostgreSQL server beside SQLite, and a disk that is full."""
 
-from sqlalchemy import text
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
-from polyclinic.node.database import kept_open, open_database
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from polyclinic.errors import ConfigError, NodeError
+from polyclinic.node.database import DATABASE_URL, DATABASE_VARIABLE, open_database, parse_url
+from polyclinic.node.journal import Journal
+from polyclinic.node.journal_check import read, verify
+from polyclinic.node.node import Node
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+PASSWORD = "not-to-be-seen"
+SHA = "5e" * 32
 
 
-def test_a_file_that_is_kept_open_is_not_written_back_with_each_connection(tmp_path):
-    engine = open_database(tmp_path / "node.sqlite")
-    log = tmp_path / "node.sqlite-wal"
-    with kept_open(engine):
-        with engine.begin() as connection:
-            connection.execute(text("CREATE TABLE thing (number INTEGER)"))
-        assert log.stat().st_size > 0
-        with engine.connect() as connection:
-            assert connection.execute(text("SELECT count(*) FROM thing")).scalar() == 0
-    assert not log.exists()
+@pytest.fixture(scope="module")
+def server():
+    """The URL of a PostgreSQL server of the test's own, without its database's schema."""
+    if not BINARIES:
+        pytest.skip("the package postgresql is not installed")
+    binaries, folder = BINARIES[-1].parent, Path(tempfile.mkdtemp(prefix="polyclinic-pg-"))
+    # The server refuses to run as root.
+    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, **user)
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)
+    data = folder / "data"
+
+    def run(*words):
+        subprocess.run([str(word) for word in words], check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run(binaries / "initdb", "-D", data, "-U", "clinic", "-A", "scram-sha-256", "--pwfile", password, "-N")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+pg8000://clinic:{PASSWORD}@127.0.0.1:{port}/postgres"
+    finally:
+        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_in_postgresql(server, tmp_path):
+    url = f"{server}?schema=guys"
+    node = Node.create(tmp_path, "Guy's", database=url)
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(20)))
+    node.registry.add("tabular", {"path": tmp_path / "t.csv", "target": "y"}, tags=["t"], name="data")
+    again = Node.open(node.folder)
+    assert (again.node_id, again.name) == ("guy-s", "Guy's")
+    assert [dataset.dataset_id for dataset in again.registry.datasets()] == ["data"]
+    again.registry.remove("data")
+    assert [row.facts["action"] for row in read(again.engine, kind="dataset")] == ["added", "removed"]
+    assert (node.folder / DATABASE_URL).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(NodeError, match="already the one of a node 'guy-s'") as caught:
+        Node.create(tmp_path, "Other", database=url)
+    assert PASSWORD not in str(caught.value)
+    assert not (tmp_path / "other").exists()
+    Node.create(tmp_path, "Other", database=f"{server}?schema=other")
+
+
+def test_a_journal_in_postgresql_is_one_chain_and_refuses_changes(server, tmp_path):
+    engine = open_database(f"{server}?schema=journal")
+    journals = [Journal(open_database(f"{server}?schema=journal"), folder=tmp_path) for _ in range(3)]
+    for journal in journals * 5:
+        journal.write("policy", digest=SHA)
+        journal.flush()
+    found = verify(engine, folder=tmp_path)
+    assert (found.row, found.rows) == (None, 15)
+    for statement in ("UPDATE journal SET kind = 'x'", "DELETE FROM journal", "TRUNCATE journal"):
+        with pytest.raises(DBAPIError, match="only ever added to"), engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE journal DISABLE TRIGGER ALL")
+        connection.exec_driver_sql("DELETE FROM journal WHERE number = 4")
+    assert verify(engine, folder=tmp_path).row == 5
+
+
+def test_a_password_in_the_environment_is_not_written_down(server, tmp_path, monkeypatch):
+    url = f"{server}?schema=secret"
+    monkeypatch.setenv(DATABASE_VARIABLE, url)
+    node = Node.create(tmp_path, "Guy's", database=url)
+    assert PASSWORD not in (node.folder / DATABASE_URL).read_text()
+    assert Node.open(node.folder).name == "Guy's"
+    monkeypatch.delenv(DATABASE_VARIABLE)
+    with pytest.raises(NodeError, match="cannot be reached"):
+        Node.open(node.folder)
+
+
+def test_a_server_that_is_away(tmp_path):
+    with pytest.raises(NodeError, match="cannot be reached") as caught:
+        Node.create(tmp_path, "Guy's", database=f"postgresql://clinic:{PASSWORD}@127.0.0.1:1/postgres")
+    assert PASSWORD not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"mysql://clinic:{PASSWORD}@host/x", "not 'mysql'"),
+        (f"clinic:{PASSWORD}", "cannot be read"),
+        (f"postgresql://clinic:{PASSWORD}@host/x?shema=a", "unknown setting 'shema'"),
+    ],
+)
+def test_what_is_no_url_of_a_database(url, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        parse_url(url)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        engine = open_database(disk / "node.sqlite")
+        journal = Journal(engine, folder=disk)
+        journal.write("ended", request="first", outcome="done")
+        journal.flush()
+        filling = disk / "filling"
+        with filling.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        for number in range(300):
+            journal.write("ended", request=f"r{number}", outcome="done", metrics=["m" * 150])
+        with pytest.raises(NodeError, match="the disk does not take") as caught:
+            journal.flush()
+        assert "make room" in caught.value.to_do
+        filling.unlink()
+        assert [row.facts["request"] for row in read(engine)] == ["first"]
+        journal.flush()
+        found = verify(engine, folder=disk)
+        assert (found.row, found.rows) == (None, 301)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

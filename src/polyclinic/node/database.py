@@ -104,7 +104,7 @@ def new_database(folder: Path, url: str | None) -> Engine:
             )
     if url == os.environ.get(DATABASE_VARIABLE):
         # A password that is in the environment stays there.
-        url = parse_url(url).set(password=None).render_as_string(hide_password=False)
+        url = parse_url(url)._replace(password=None).render_as_string(hide_password=False)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with os.fdopen(os.open(folder / DATABASE_URL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(url + "\n")
@@ -183,10 +183,11 @@ def _postgresql(url: URL) -> Engine:
     settings = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     schema = settings.get("schema")
     bare = url.difference_update_query(["schema", "sslmode", "sslrootcert"])
-    arguments = {"timeout": 30, "application_name": "polyclinic", "ssl_context": _tls(url.host, settings)}
+    arguments: dict[str, Any] = {"timeout": 30, "application_name": "polyclinic", "ssl_context": _tls(url.host, settings)}
+    if url.password is None:
+        arguments["password"] = ""  # pg8000 fails in a strange way where there is none, and one is asked for
     try:
-        # Kept connections are looked at before they are used: the server may have been started anew.
-        engine = create_engine(bare, connect_args=arguments, pool_size=2, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(bare, connect_args=arguments, poolclass=NullPool, hide_parameters=True)
     except ModuleNotFoundError as err:
         raise NodeError(f"{err.name} is not installed", to_do="pip install 'polyclinic[postgresql]'") from None
 
