@@ -273,7 +273,7 @@ class Governance:
             return NotApproved(
                 f"plan {asked.class_name} waits for the data manager of {self._node.name} since "
                 f"{asked.since:%Y-%m-%d %H:%M} UTC (request {asked.id})",
-                to_do=f"they decide by: {yes}",
+                to_do=f"They decide by: {yes}",
                 stage="approval",
             )
         if asked.state == "approved":  # its end came while the work went on
