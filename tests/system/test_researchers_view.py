@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def trusted_researcher(hospitals: Hospitals, name: str) -> Iterator[Path]:
 
 
 def test_a_researcher_sees_hospitals_train_and_the_model_is_the_same(hospitals: Hospitals, tmp_path: Path) -> None:
-    args = {"batch_size": 16, "num_updates": 150}
+    args = {"batch_size": 16, "num_updates": 150, "update_compression": "int8"}
     seeing = Seeing()
     found = experiment(
         hospitals.federation, tmp_path / "run", hospitals.marks, round_limit=1, training_args=dict(args), ballast=10
@@ -95,7 +96,9 @@ def test_a_researcher_sees_hospitals_train_and_the_model_is_the_same(hospitals: 
         trained = [state for state in seeing.states[name] if state.progress]
         assert {state.state for state in trained} == {"training"}
         assert all(state.progress and state.progress.num_batches == 150 for state in trained)
-        assert all(0.3 < state.progress.loss < 1.5 for state in trained if state.progress)
+        # Until enough patients were seen, a node keeps the loss to itself.
+        told = [state.progress.loss for state in trained if state.progress and not math.isnan(state.progress.loss)]
+        assert all(0.3 < loss < 1.5 for loss in told)
     expected = in_this_process(tmp_path / "here", round_limit=1, training_args=dict(args), ballast=10)
     assert_same_end(found, expected)
 
