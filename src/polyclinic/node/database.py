@@ -183,7 +183,11 @@ def _postgresql(url: URL) -> Engine:
     settings = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     schema = settings.get("schema")
     bare = url.difference_update_query(["schema", "sslmode", "sslrootcert"])
-    arguments: dict[str, Any] = {"timeout": 30, "application_name": "polyclinic", "ssl_context": _tls(url.host, settings)}
+    arguments: dict[str, Any] = {
+        "timeout": 30,
+        "application_name": "polyclinic",
+        "ssl_context": _tls(url.host, settings),
+    }
     if url.password is None:
         arguments["password"] = ""  # pg8000 fails in a strange way where there is none, and one is asked for
     try:
