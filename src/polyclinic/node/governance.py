@@ -6,6 +6,7 @@ worker processes of one's own machine, the researcher is the data manager, and n
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
@@ -185,7 +186,8 @@ class Governance:
             NodeError: it cannot be written down; then nothing may leave.
         """
         left: tuple[leaving.Left, ...] = ()
-        into = self._leaving / f"{admission.frame}.safetensors"
+        # The frame's id is the researcher's word: it is no name of a file.
+        into = self._leaving / f"{hashlib.sha256(admission.frame.encode()).hexdigest()}.safetensors"
         try:
             if admission.approval and not self.stands(admission):
                 raise self._not_approved(self._approvals.find(admission.approval))
