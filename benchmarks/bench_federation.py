@@ -140,14 +140,14 @@ def large(nodes: int, megabytes: int, rounds: int) -> None:
         seconds = ours.recv()
         peaks.end()
         work.join()
-        plain = plain_nats.seconds_of_rounds(hospitals.hub, nodes, megabytes, max(rounds, 3))
+        print(f"{megabytes} MB, {nodes} nodes: median {statistics.median(seconds):.2f} s, least {min(seconds):.2f} s")
+        for who, (own, all_of_it) in peaks.found().items():
+            print(f"  {who}: peak {own / megabytes:.2f} models its own, {all_of_it / megabytes:.2f} with mapped files")
+        plain = plain_nats.seconds_of_rounds(hospitals.hub, nodes, megabytes, max(rounds, 2))
     print(
-        f"{megabytes} MB, {nodes} nodes: median {statistics.median(seconds):.2f} s a round, least {min(seconds):.2f}; "
-        f"plain nats-py: median {statistics.median(plain):.2f} s, least {min(plain):.2f}; ratio of medians "
+        f"  plain nats-py: median {statistics.median(plain):.2f} s, least {min(plain):.2f} s; ratio of the medians "
         f"{statistics.median(seconds) / statistics.median(plain):.2f}, of the least {min(seconds) / min(plain):.2f}"
     )
-    for who, (own, all_of_it) in peaks.found().items():
-        print(f"  {who}: peak {own / megabytes:.2f} models of its own, {all_of_it / megabytes:.2f} with mapped files")
 
 
 def _research(researcher: Path, folder: Path, rounds: int, megabytes: int, ready: Connection) -> None:

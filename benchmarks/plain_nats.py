@@ -40,7 +40,7 @@ def seconds_of_rounds(hub: HubFolder, nodes: int, megabytes: int, rounds: int) -
 
 async def _first(hub: HubFolder, nodes: int, megabytes: int, rounds: int, ready: Barrier) -> list[float]:
     client, stream = await _connect(hub)
-    await stream.add_stream(name=STREAM, subjects=["plain.>"], max_bytes=3 * (nodes + 1) * megabytes << 20)
+    await stream.add_stream(name=STREAM, subjects=["plain.>"])
     await asyncio.to_thread(ready.wait)
     seconds = []
     for number in range(rounds):
