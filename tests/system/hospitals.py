@@ -155,8 +155,7 @@ class Hospitals:
     def restore(self) -> None:
         """All as it was at first, whatever a test did or left undone."""
         self.marks.mkdir(exist_ok=True)
-        for mark in self.marks.iterdir():
-            mark.unlink()
+        self.wait(False)
         for line in (self.line, self.node_line):
             line.reset()
         for name in ("hub", *NODES):
@@ -164,6 +163,8 @@ class Hospitals:
                 self.tries.start_again(name)
             self.tries.kill(name, signal.SIGCONT)
         until(lambda: all(self.status(node).task is None for node in NODES), "the end of all work")
+        for mark in self.marks.iterdir():
+            mark.unlink()
 
     def wait(self, yes: bool) -> None:
         """Whether plans wait in their next step."""
