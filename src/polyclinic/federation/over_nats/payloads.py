@@ -23,6 +23,7 @@ from polyclinic.federation.over_nats.signing import Payload
 from polyclinic.federation.over_nats.subjects import CHUNK_BYTES, PAYLOADS
 
 MAX_BYTES = 8 << 30
+_REPLICA_WAITS = (0.1, 0.3, 1.0, 3.0)  # seconds
 # Tensors up to this size travel in their message: a small model costs one message a node and direction.
 INLINE_BYTES = 256 << 10
 # Enough that the line is never idle; few enough that a slow line answers within `connection.ANSWER_SECONDS`.
@@ -120,6 +121,12 @@ async def download(link: Link, subject_of: SubjectOf, payload: Payload, lock: Lo
         nonlocal hashed
         for number in left:
             sealed = await link.stored(PAYLOADS, subject_of(number))
+            for wait in _REPLICA_WAITS:
+                if sealed:
+                    break
+                # In a cluster any server may answer, also one that is a moment behind.
+                await asyncio.sleep(wait)
+                sealed = await link.stored(PAYLOADS, subject_of(number))
             if not sealed:
                 raise MessageError(
                     "the tensors of this message are not at the hub any more", to_do="the round may be over"
