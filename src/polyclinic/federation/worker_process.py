@@ -51,7 +51,9 @@ class WorkerProcess:
             self._process, root = self._contained(box)
         else:
             words = [sys.executable, "-m", "polyclinic.node.worker"]
-            self._process = _start(words if box is None else sandbox.worker_command(box.resources, own_user=False), box)
+            words = words if box is None else sandbox.worker_command(box.resources, own_user=False)
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            self._process = _start(words, box, environment)
             root = self.pid
         if box is None:
             return
@@ -66,7 +68,8 @@ class WorkerProcess:
         calls = _as_file(seccomp.program())
         try:
             words = sandbox.command(box, info=info, filter_=calls)
-            process = _start(words, box, pass_fds=(info,) if calls is None else (info, calls))
+            # Without variables: those of the sandbox's first process can be read in it.
+            process = _start(words, box, {}, pass_fds=(info,) if calls is None else (info, calls))
         finally:
             for descriptor in (info, calls):
                 if descriptor is not None:
@@ -169,8 +172,9 @@ class WorkerProcess:
                 left -= len(piece)
 
 
-def _start(words: list[str], box: Box | None, *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def _start(
+    words: list[str], box: Box | None, environment: dict[str, str], *, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         words,
         stdin=subprocess.PIPE,

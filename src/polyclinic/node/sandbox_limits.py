@@ -41,8 +41,13 @@ def limits_of(resources: Resources, *, own_user: bool) -> dict[str, int]:
 
 
 def apply(limits: Mapping[str, int], cores: float | None = None) -> None:
-    """Sets limits of this process, for good; a lower limit that it has already stays."""
+    """Sets limits of this process, for good; a lower limit that it has already stays.
+
+    To be called when torch has been imported: its memory, most of which is never touched, is not the plan's.
+    """
     for name, value in limits.items():
+        if name == "RLIMIT_DATA":
+            value += _data_bytes()
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         least = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -50,6 +55,14 @@ def apply(limits: Mapping[str, int], cores: float | None = None) -> None:
     if cores is not None:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[: max(1, round(cores))])
+
+
+def _data_bytes() -> int:
+    """What this process has of what RLIMIT_DATA counts."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 class Watch:
@@ -94,7 +107,9 @@ class Watch:
         self._strays = 0 if self.busy or len(found) <= self._own else self._strays + 1
         if self._strays > 1:
             return "a process that goes on after the answer"
-        if memory_of(found) > self._resources.memory_gb * 1e9:
+        most_memory = self._resources.memory_gb * 1e9
+        # What forked processes share is counted for each of them at first; the exact sum takes longer.
+        if memory_of(found) > most_memory and exact_memory_of(found) > most_memory:
             return f"more than {self._resources.memory_gb:g} GB of memory"
         if disk_of(found, self._folders) > self._resources.file_gb * 1e9:
             return f"more than {self._resources.file_gb:g} GB of files, or than {_MANY_FILES} files"
@@ -115,8 +130,19 @@ def processes_below(root: int, most: int) -> list[int]:
 
 
 def memory_of(pids: list[int]) -> float:
-    """Bytes that these processes hold and that are in no file."""
+    """Bytes that these processes hold and that are in no file; what several share counts several times."""
     return sum(_in_status(pid) for pid in pids)
+
+
+def exact_memory_of(pids: list[int]) -> float:
+    """As `memory_of`, where what several share counts once."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                    total += int(line.split()[1]) * 1024
+    return total
 
 
 def disk_of(pids: list[int], folders: tuple[Path, ...]) -> float:

@@ -188,14 +188,14 @@ def _failure(envelope: dict[str, Any], request: Request, err: Exception) -> Fail
 def main() -> None:
     """Serves frames until the input ends."""
     incoming, outgoing = _own_pipes()
-    if len(sys.argv) > 1:
-        given = json.loads(sys.argv[1])
-        sandbox_limits.apply(given["limits"], given["cores"])
     waiting: queue.Queue[tuple[dict[str, Any], Request]] = queue.Queue()
     stops: dict[str, Stop] = {}
     # Before torch is imported, which takes seconds: a deadline runs from when the request came.
     threading.Thread(target=_listen, args=(incoming, waiting, stops), daemon=True).start()
     desk = _Desk()
+    if len(sys.argv) > 1:
+        given = json.loads(sys.argv[1])
+        sandbox_limits.apply(given["limits"], given["cores"])
     while True:
         envelope, request = waiting.get()
         stop = stops[request.request_id]
