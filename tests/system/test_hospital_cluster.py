@@ -8,6 +8,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from polyclinic import Experiment
 from polyclinic.federation.hub.config import _CLUSTER_PORT_AFTER
 from polyclinic.federation.hub.running import configure, refresh
@@ -15,7 +17,10 @@ from polyclinic.federation.hub.server import find_server
 from polyclinic.federation.hub.status import look
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.try_out import OPEN, TryOut
+from tests.system.conftest import SOAK
 from tests.system.hospitals import Rooms, assert_same_end, experiment, until
+
+pytestmark = pytest.mark.skipif(not SOAK, reason="takes most of a minute; set POLYCLINIC_SOAK=1")
 
 SERVERS = 3
 
