@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from nats.aio.msg import Msg
 
@@ -26,6 +26,7 @@ from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
 from polyclinic.node.leaving_texts import without_loss
 from polyclinic.node.node import Node
+from polyclinic.node.registry import RegisteredDataset
 from polyclinic.node.stop import TELL_EVERY_SECONDS, Progress
 from polyclinic.node.worker import Frame
 
@@ -142,12 +143,14 @@ class Workshop:
             ConfigError: there is no such dataset.
             OSError: the disk does not take its files.
         """
-        boxed, described = await asyncio.to_thread(self._box_of, job)
+        dataset = await asyncio.to_thread(self._dataset_of, job)
+        # In this thread, though it takes hundredths of a second: a sandbox ends with the thread that started it.
+        boxed = self._boxes.take(job.envelope.sender, cast("WorkRequest", job.request), dataset)
         envelope = {
             "node_id": self._node.node_id,
             "node_name": self._node.name,
             "folder": str(boxed.folder),
-            "dataset": described,
+            "dataset": dataset.described(),
             "tensors": _text(boxed.give(tensors)),
             "reply": str(boxed.reply),
             "seconds": job.seconds_left,
@@ -174,15 +177,14 @@ class Workshop:
                 return self._lost(job, boxed)
         return Answer(self._presentable(job, reply), found)
 
-    def _box_of(self, job: Job) -> tuple[Boxed, dict[str, Any]]:
-        request = cast("WorkRequest", job.request)
+    def _dataset_of(self, job: Job) -> RegisteredDataset:
+        dataset_id = cast("WorkRequest", job.request).dataset_id
         known = {one.dataset_id: one for one in self._node.registry.datasets()}
-        if (dataset := known.get(request.dataset_id)) is None:
+        if dataset_id not in known:
             raise ConfigError(
-                f"node {self._node.name!r} has no dataset {request.dataset_id!r}",
-                to_do=nearest(request.dataset_id, known),
+                f"node {self._node.name!r} has no dataset {dataset_id!r}", to_do=nearest(dataset_id, known)
             )
-        return self._boxes.take(job.envelope.sender, request, dataset), dataset.described()
+        return known[dataset_id]
 
     async def _answer_of(self, boxed: Boxed, job: Job, told: Callable[[], None]) -> Frame | None:
         """The worker's answer; None if it died, or had to be ended because it did not stop."""
