@@ -18,6 +18,8 @@ from polyclinic.node.policy import Resources
 
 _BUSY_SECONDS, _IDLE_SECONDS = 0.1, 1.0
 _MANY_FILES = 10_000
+# Torch reserves more than a gigabyte when it first computes, and touches little of it.
+_RESERVED_BYTES = 2 << 30
 # A process's threads count as processes for the system; libraries start some for each core.
 _THREADS_A_CORE = 8
 
@@ -47,7 +49,7 @@ def apply(limits: Mapping[str, int], cores: float | None = None) -> None:
     """
     for name, value in limits.items():
         if name == "RLIMIT_DATA":
-            value += _data_bytes()
+            value += _data_bytes() + _RESERVED_BYTES
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         least = value if hard == resource.RLIM_INFINITY else min(value, hard)
