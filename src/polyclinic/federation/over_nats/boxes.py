@@ -19,8 +19,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from polyclinic.errors import SandboxError
+from polyclinic.errors import PolicyInvalid, SandboxError
 from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.requests import WorkRequest
 from polyclinic.node import sandbox
@@ -47,6 +48,7 @@ class Boxed:
     worker: WorkerProcess
     box: Box
     policy: Policy
+    described: dict[str, Any]  # its dataset, see `RegisteredDataset.described`
     folder: Path  # as the node's folder to it: holds its experiment's state, and nothing else in view
     idle_since: float = field(default_factory=time.monotonic)
 
@@ -105,12 +107,12 @@ class Boxes:
         self._count = 0
 
     def describe(self) -> str:
-        """How work is contained at this node now, or why none is done: a sentence.
-
-        Raises:
-            PolicyInvalid: the policy cannot be read.
-        """
-        if self._policy.current().sandbox == "limits-only":
+        """How work is contained at this node now, or why none is done: a sentence."""
+        try:
+            policy = self._policy.current()
+        except PolicyInvalid as err:
+            return f"all work is refused: {err.what}"
+        if policy.sandbox == "limits-only":
             return "plans run with limits only, and not contained: the policy says so"
         if why := sandbox.problem():
             return f"all work is refused, because plans cannot be contained: {why}"
@@ -124,18 +126,18 @@ class Boxes:
             PolicyInvalid: the policy cannot be read.
             OSError: the disk does not take its folders.
         """
-        policy = self._policy.current()
+        policy, described = self._policy.current(), dataset.described()
         key = (researcher, request.experiment_id, request.dataset_id)
         known = self._boxes.pop(key, None)
         if known is not None:
             same = (known.policy.sandbox, known.policy.resources) == (policy.sandbox, policy.resources)
-            if same and known.worker.alive and known.box.dataset.described() == dataset.described():
+            if same and known.worker.alive and known.described == described:
                 self._boxes[key] = known
                 return known
             self._end(known)
         while len(self._boxes) >= _AT_MOST:
             self._end(self._boxes.pop(next(iter(self._boxes))))
-        made = self._boxes[key] = self._start(key, policy, dataset)
+        made = self._boxes[key] = self._start(key, policy, dataset, described)
         return made
 
     def drop(self, boxed: Boxed) -> str:
@@ -154,7 +156,7 @@ class Boxes:
         for boxed in list(self._boxes.values()):
             self.drop(boxed)
 
-    def _start(self, key: Key, policy: Policy, dataset: RegisteredDataset) -> Boxed:
+    def _start(self, key: Key, policy: Policy, dataset: RegisteredDataset, described: dict[str, Any]) -> Boxed:
         researcher, experiment, _ = key
         folder = self._folder / "researchers" / _folder_name(researcher)
         self._count += 1
@@ -170,7 +172,8 @@ class Boxes:
         )
         for path in (box.state, box.scratch, box.given):
             path.mkdir(parents=True, exist_ok=True)
-        return Boxed(WorkerProcess(box, contained=policy.sandbox == "bubblewrap"), box, policy, folder)
+        worker = WorkerProcess(box, contained=policy.sandbox == "bubblewrap")
+        return Boxed(worker, box, policy, described, folder)
 
     def _end(self, boxed: Boxed) -> str:
         how = boxed.worker.kill()

@@ -108,6 +108,7 @@ class NodeLoop:
 
     async def _serve(self) -> None:
         self._write_status()
+        log.info("%s", self._workshop.describe())
         while not self._link.connected:
             try:
                 await self._link.open()

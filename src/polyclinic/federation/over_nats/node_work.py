@@ -150,7 +150,7 @@ class Workshop:
             "node_id": self._node.node_id,
             "node_name": self._node.name,
             "folder": str(boxed.folder),
-            "dataset": dataset.described(),
+            "dataset": boxed.described,
             "tensors": _text(boxed.give(tensors)),
             "reply": str(boxed.reply),
             "seconds": job.seconds_left,
