@@ -40,9 +40,12 @@ Messages name columns, shapes, counts and files; never a patient's values.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
+
+_LIBRARIES = frozenset({"builtins", "monai", "numpy", "pandas", "torch"})
 
 
 class PolyclinicError(Exception):
@@ -210,6 +213,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def type_name(value: object) -> str:
+    """The name of a value's type, if it is one of Python's or of a library: a plan may call its own anything."""
+    if value is None:
+        return "None"
+    kind = type(value)
+    known = getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
+    return kind.__name__ if known and kind.__module__.partition(".")[0] in _LIBRARIES else "an object of its own"
 
 
 def reject_unknown(given: Iterable[str], allowed: Iterable[str], *, kind: str = "setting") -> None:

@@ -39,7 +39,7 @@ def test_what_a_foreign_error_says_stays(code, what):
     reply = failure(code=code, what=what, traceback=f"Traceback … {SECRET}", reference="12ab34cd", stage=f"{SECRET}")
     checked, _ = leave(request(), reply)
     assert "Jane" not in checked.model_dump_json()
-    assert "the rest is in the node's log under reference 12ab34cd" in checked.what
+    assert "the rest is in the node's failures.txt under reference 12ab34cd" in checked.what
 
 
 def test_tracebacks_leave_where_the_policy_says_so():
@@ -51,7 +51,7 @@ def test_without_logs_a_failure_says_its_code_only():
     reply = failure(code="config", what="no dataset 'x'", to_do="look", reference="12ab34cd")
     checked = leave(request(), reply, "[leaves]\nlogs = false\n")[0]
     assert checked.code == "config"
-    assert checked.what == "what went wrong is not said; it is in the node's log under reference 12ab34cd"
+    assert checked.what == "what went wrong is not said; it is in the node's failures.txt under reference 12ab34cd"
     assert checked.to_do == ""
 
 
@@ -72,7 +72,7 @@ def test_a_text_does_not_steer_the_readers_terminal_and_hides_nothing():
     ("detail", "shown"),
     [
         (f"KeyError: {SECRET}", "KeyError; what it says stays at the hospital"),
-        (f"MyOwn: {SECRET}", "MyOwn; what it says stays at the hospital"),
+        (f"MyOwn: {SECRET}", "an error of the plan's own; what it says stays at the hospital"),
         (f"it failed: TypeError: {SECRET}. check it", "it failed: TypeError; what it says stays at the hospital"),
         ("node 'x' has no dataset 'y'. did you mean 'z'?", "node 'x' has no dataset 'y'. did you mean 'z'?"),
     ],

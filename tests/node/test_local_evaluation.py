@@ -154,7 +154,7 @@ def test_testing_step_is_the_loss_where_there_is_one(work):
 
 @pytest.mark.parametrize(
     ("returned", "what"),
-    [("(self.model(x) - y) ** 2", r"a tensor of shape \(4, 1\)"), ("0.5", "float"), ("None", "NoneType")],
+    [("(self.model(x) - y) ** 2", r"a tensor of shape \(4, 1\)"), ("0.5", "float"), ("None", "None")],
 )
 def test_a_testing_step_that_gives_no_scalar(work, returned, what):
     more = f"""

@@ -181,7 +181,7 @@ def test_an_empty_training_set_is_told(work, node):
         ("sys.exit('enough')", "training", "SystemExit: enough", "the traceback says where"),
         ("return (self.model(x) - y) ** 2", "plan", "a scalar tensor, it returned a tensor of shape (4, 1)", ".mean()"),
         ("return F.mse_loss(self.model(x), y).item()", "plan", "it returned float", ".mean()"),
-        ("F.mse_loss(self.model(x), y)", "plan", "it returned NoneType", ".mean()"),
+        ("F.mse_loss(self.model(x), y)", "plan", "it returned None", ".mean()"),
         ("return F.mse_loss(self.model(x), y).detach()", "plan", "a loss without a gradient", ".detach()"),
         (
             "return F.mse_loss(self.model(x), y) * float('nan')",

@@ -95,7 +95,7 @@ class EvaluateReply(Reply):
 
 
 class Failure(Reply):
-    """The node could not do it: an error code, the stage it was in, and a reference into the node's log."""
+    """The node could not do it: an error code, the stage it was in, and a reference into what the node keeps of it."""
 
     kind: Literal["failure/1"] = "failure/1"
     code: str

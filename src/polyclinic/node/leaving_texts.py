@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+import builtins
 import math
 import re
 from dataclasses import replace
@@ -25,6 +26,11 @@ _MAX_TRACEBACK = 100_000
 _CODES = frozenset(
     found.code for found in vars(errors).values() if isinstance(found, type) and issubclass(found, PolyclinicError)
 )
+_KNOWN_ERRORS = frozenset(
+    {name for name, found in vars(builtins).items() if isinstance(found, type) and issubclass(found, BaseException)}
+    | {name for name, found in vars(errors).items() if isinstance(found, type)}
+    | {"JSONDecodeError", "LinAlgError", "OutOfMemoryError", "UnpicklingError", "ValidationError"}
+)
 # What stands behind the first colon of these is what some other library, or the plan itself, has said.
 _QUOTING = frozenset({"training", "node", "diverged", "plan"})
 # "ValueError: …", at the beginning or in the middle.
@@ -41,9 +47,9 @@ def failure_as_told(policy: Policy, request: WorkRequest, reply: Failure) -> Fai
     if policy.leaves.tracebacks:
         traceback = reply.traceback[:_MAX_TRACEBACK]
     elif code in _QUOTING and ":" in what:
-        what = f"{what.partition(':')[0]}; the rest is in the node's log under reference {reference}"
+        what = f"{_named(what.partition(':')[0])}; the rest is in the node's failures.txt under reference {reference}"
     if not policy.leaves.logs:
-        what, to_do = f"what went wrong is not said; it is in the node's log under reference {reference}", ""
+        what, to_do = f"what went wrong is not said; it is in the node's failures.txt under reference {reference}", ""
     return Failure(
         request_id=request.request_id,
         node_id=reply.node_id,
@@ -93,7 +99,14 @@ def without_loss(progress: Progress) -> Progress:
 def _without_quotes(text: str) -> str:
     """Without what another library, or the plan, says in an error."""
     found = _QUOTED.search(text)
-    return text if found is None else f"{text[: found.end(1)]}; what it says stays at the hospital"
+    return text if found is None else f"{_named(text[: found.end(1)])}; what it says stays at the hospital"
+
+
+def _named(text: str) -> str:
+    """With an error's name at its end only if it is one that everybody knows: a plan may call its own anything."""
+    *before, last = text.split(" ")
+    own = re.fullmatch(r"[A-Z]\w*", last) and last not in _KNOWN_ERRORS
+    return " ".join([*before, "an error of the plan's own"]) if own else text
 
 
 def short(text: str) -> str:

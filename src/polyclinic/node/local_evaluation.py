@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from polyclinic.errors import EvaluationError
+from polyclinic.errors import EvaluationError, type_name
 from polyclinic.messages.replies import EvaluateReply, MetricValue
 from polyclinic.messages.requests import EvaluateRequest
 from polyclinic.metrics import CustomMetric, Metric, Rows, get_metric, join_rows
@@ -122,7 +122,7 @@ def _own_metric(module: ModuleType | None) -> Metric | None:
 
 def _scalar(loss: Any, plan_name: str) -> Any:
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type_name(loss)
         raise EvaluationError(
             f"{plan_name}.testing_step must return the batch's loss as a scalar tensor, it returned {what}",
             to_do="reduce the loss, for example with .mean()",
@@ -138,7 +138,7 @@ def to_numpy(value: Any) -> Any:
     """
     if not isinstance(value, torch.Tensor):
         raise EvaluationError(
-            f"expected a tensor of targets or predictions, got {type(value).__name__}",
+            f"expected a tensor of targets or predictions, got {type_name(value)}",
             to_do="let the dataset yield (inputs…, target) and predict() return one tensor",
         )
     value = value.detach().cpu()

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from polyclinic.aggregators import make_local_rule
 from polyclinic.aggregators.aggregator import LocalRound
 from polyclinic.compression import compress
-from polyclinic.errors import Diverged, PlanError, TrainingError
+from polyclinic.errors import Diverged, PlanError, TrainingError, type_name
 from polyclinic.messages.requests import TrainRequest
 from polyclinic.node.batches import batches_in_round, load_batches
 from polyclinic.node.experiment_state import ExperimentState, Kept
@@ -211,7 +211,7 @@ def _blame_what_is_not_finite(err: Exception, number: int, arguments: tuple[Any,
 def require_scalar(loss: object, plan_name: str) -> None:
     """Raises PlanError if a plan's step gave anything else than a scalar that can be trained."""
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{type(loss).__name__}"
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type_name(loss)
         raise PlanError(
             f"{plan_name}.training_step must return the batch's loss as a scalar tensor, it returned {what}",
             to_do="reduce the loss, for example with .mean()",

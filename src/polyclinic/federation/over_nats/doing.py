@@ -71,6 +71,10 @@ class Doing:
                 watching.cancel()
             leaving = (request, answer.reply, answer.tensors, sent)
             reply, tensors = await asyncio.to_thread(self._governance.ended, admission, *leaving)
+            if isinstance(reply, Failure):
+                # Not what it says, which may quote a patient's values.
+                at = (reply.request_id, reply.stage, reply.code, reply.reference)
+                log.warning("request %s failed at stage %s (%s), reference %s in failures.txt", *at)
             return Answer(self._ours(reply), tensors)
         except Exception as err:
             return Answer(self._failed(job, err))

@@ -24,6 +24,7 @@ from polyclinic.federation.over_nats.signing import Envelope
 from polyclinic.federation.over_nats.stored_replies import Answer
 from polyclinic.messages.replies import Failure, Reply
 from polyclinic.messages.requests import Request, WorkRequest
+from polyclinic.node.failures_file import note_failure
 from polyclinic.node.leaving_texts import without_loss
 from polyclinic.node.node import Node
 from polyclinic.node.registry import RegisteredDataset
@@ -246,15 +247,12 @@ class Workshop:
         )
 
     def _presentable(self, job: Job, reply: Reply) -> Reply:
-        """The reply; of a failure, the node's log has all that is known."""
+        """The reply; all that is known of a failure is kept for the data manager."""
         if not isinstance(reply, Failure):
             return reply
         if reply.code == Cancelled.code and job.stopped_here:
             return stopped_here(job)
-        log.warning(
-            "request %s failed at stage %s, reference %s: %s\n%s",
-            reply.request_id, reply.stage, reply.reference, reply.what, reply.traceback,
-        )  # fmt: skip
+        note_failure(cast("Path", self._node.folder), reply)
         return reply
 
     def end_if_idle(self) -> None:
