@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from polyclinic import Experiment
 from polyclinic.errors import FederationError, JoinRefused
 from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.joining import join
@@ -36,13 +37,18 @@ from tests.system.hospitals import NAMES, NODES, STEPS, Hospitals, experiment, i
 POLYCLINIC = [sys.executable, "-m", "polyclinic"]
 
 
+@pytest.fixture(scope="module")
+def honest(running: Hospitals, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("honest") / "run"
+    return experiment(running.federation, folder, running.marks, ballast=1, round_limit=100)
+
+
 @pytest.fixture(autouse=True)
-def honest_round(hospitals: Hospitals, tmp_path: Path) -> Iterator[None]:
+def honest_round(hospitals: Hospitals, honest: Experiment) -> Iterator[None]:
     yield
     hospitals.restore()
-    found = experiment(hospitals.federation, tmp_path / "honest", hospitals.marks, ballast=1, round_limit=1)
-    found.run()
-    assert found.records[-1].nodes == NAMES
+    honest.run_round()
+    assert honest.records[-1].nodes == NAMES
     assert hospitals.steps() == len(NODES) * STEPS
 
 
