@@ -21,11 +21,13 @@ SETTINGS = {"ballast": 1_000_000, "round_limit": 1}  # 4 MB
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Has the folder on a disk of its own, with what was in it; at its end all is as it was before."""
+def small_disk(folder: Path, room: int) -> Iterator[Path]:
+    """Has the folder on a disk of its own, with what was in it and some megabytes of room; at its end all is as it was
+    before."""
+    size = room + sum(path.lstat().st_size for path in folder.rglob("*")) // 2**20
     copy = folder.with_name(f"{folder.name}.before")
     shutil.copytree(folder, copy)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)], check=False)
     if mounted.returncode:
         shutil.rmtree(copy)
         pytest.skip("this machine does not let root mount a small disk")
@@ -56,7 +58,7 @@ def expected_here(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def test_the_disk_of_the_hub_is_full(hospitals: Hospitals, expected_here: Experiment, tmp_path: Path) -> None:
     hospitals.kill_hub()
-    with small_disk(hospitals.tries.hub.server / "store", "32m") as disk:
+    with small_disk(hospitals.tries.hub.server / "store", 32) as disk:
         try:
             hospitals.tries.start_again("hub")
             found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks, **SETTINGS)
@@ -70,7 +72,7 @@ def test_the_disk_of_the_hub_is_full(hospitals: Hospitals, expected_here: Experi
 
 def test_the_disk_of_a_node_is_full(hospitals: Hospitals, expected_here: Experiment, tmp_path: Path) -> None:
     hospitals.tries.kill("hungary")
-    with small_disk(hospitals.tries.place / "hungary", "32m") as disk:
+    with small_disk(hospitals.tries.place / "hungary", 32) as disk:
         try:
             hospitals.tries.start_again("hungary")
             found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks, **SETTINGS)

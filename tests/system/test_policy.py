@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from sqlalchemy import Engine
 from torch import nn
 from typer.testing import CliRunner
 
@@ -16,7 +17,9 @@ from polyclinic import Experiment, TorchTrainingPlan
 from polyclinic.cli import app
 from polyclinic.errors import PolicyRefused, PolyclinicError, RoundFailed
 from polyclinic.federation.try_out import OPEN
+from polyclinic.node.node import Node
 from polyclinic.node.policy_file import POLICY_FILE, write_policy
+from polyclinic.node.usage import UsageAccount
 from tests.system.hospitals import NAMES, NODES, Hospitals, assert_same_end, experiment
 
 FIRST, SECOND = NAMES
@@ -79,24 +82,34 @@ def error_of(run: Callable[[], Any]) -> PolyclinicError:
     return caught.value
 
 
+def rounds_used(hospitals: Hospitals) -> int:
+    """By ada at the first node so far: other tests have the same hospitals."""
+    node = Node.open(hospitals.tries.place / NODES[0])
+    (dataset,) = node.registry.datasets()
+    return UsageAccount(cast("Engine", node.engine)).used("ada", dataset.dataset_id).rounds
+
+
 def test_a_rule_is_told_before_and_refuses_and_once_it_is_changed_the_same_experiment_runs(
     hospitals: Hospitals, allow: Callable[..., None], expected: Experiment, tmp_path: Path
 ) -> None:
-    allow("every_dataset.minimum_training_rows=500", "every_dataset.maximum_rounds=2")
+    used = rounds_used(hospitals)
+    allow("every_dataset.minimum_training_rows=500", f"every_dataset.maximum_rounds={used + 2}")
     found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks)
     report = found.check()
     assert not report.ok
     rows = {(node, name): detail for node, name, ok, detail in report.rows if not ok}
     assert rows.keys() == {(FIRST, "policy: minimum-training-rows"), (FIRST, "policy: rounds-per-researcher")}
     assert "training rows, at least 500 are needed" in rows[FIRST, "policy: minimum-training-rows"]
-    assert "ada has used 0 of 2 rounds, and asks for 3 more" in rows[FIRST, "policy: rounds-per-researcher"]
+    assert (
+        f"ada has used {used} of {used + 2} rounds, and asks for 3 more" in rows[FIRST, "policy: rounds-per-researcher"]
+    )
     assert hospitals.steps() == 1  # of the other node, which was asked for one
 
     error = error_of(found.run)
     assert isinstance(error, PolicyRefused | RoundFailed)
     for told in ("minimum-training-rows", "at least 500", "rounds-per-researcher", FIRST):
         assert told in str(error)
-    allow("every_dataset.minimum_training_rows=10", "every_dataset.maximum_rounds=3")
+    allow("every_dataset.minimum_training_rows=10", f"every_dataset.maximum_rounds={used + 3}")
     found.run()
     assert_same_end(found, expected)
 
@@ -104,7 +117,7 @@ def test_a_rule_is_told_before_and_refuses_and_once_it_is_changed_the_same_exper
     hospitals.tries.kill(NODES[0])
     hospitals.tries.start_again(NODES[0])
     another = experiment(hospitals.federation, tmp_path / "another", hospitals.marks, round_limit=1)
-    assert "ada has used 3 of 3 rounds, and asks for 1 more" in str(error_of(another.run))
+    assert f"ada has used {used + 3} of {used + 3} rounds, and asks for 1 more" in str(error_of(another.run))
 
 
 def test_a_broken_policy_stops_a_running_node_and_is_mended_without_a_restart(
