@@ -20,7 +20,6 @@ from polyclinic import Experiment, TorchTrainingPlan
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.try_out import TryOut
-from polyclinic.node import sandbox
 from polyclinic.node.failures_file import FILE
 from polyclinic.node.journal_check import read
 from polyclinic.node.node import Node
@@ -87,8 +86,7 @@ def hospital(tmp_path: Path) -> Iterator[TryOut]:
     table = tmp_path / "patients.csv"
     rows = [f"{MARK},{number % 2}" for number in range(40)]
     table.write_text("\n".join(["age,ill", *rows]) + "\n")
-    contained = "limits-only" if sandbox.problem() else "bubblewrap"
-    with TryOut(tmp_path / "federation", policy=f'approval = "off"\nsandbox = "{contained}"\n') as found:
+    with TryOut(tmp_path / "federation", policy='approval = "off"\nsandbox = "limits-only"\n') as found:
         node = Node.create(found.place, NODE)
         cast("DatabaseRegistry", node.registry).add(
             "tabular", {"path": str(table), "target": "ill"}, tags=["marked"], name="patients"
