@@ -1,6 +1,11 @@
 """What all tests share."""
 
 import os
+import signal
+
+# A shell starts what runs in the background with Ctrl-C ignored, and what ignores it cannot be tested with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One thread a process: tests run side by side, and threads that wait for each other on busy cores are ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
