@@ -23,7 +23,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib || true
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 benchmarks: install  ## the figures that the documentation quotes

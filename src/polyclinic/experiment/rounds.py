@@ -74,10 +74,7 @@ def run_round(
         for reply in replies:
             tell(observers, "node_replied", node=names[reply.node_id], reply=reply)
             if isinstance(reply, TrainReply):
-                try:
-                    aggregator.add(_expanded(request, reply))
-                except AggregationError as err:
-                    reply = _unfit(reply, err)
+                reply = _added(request, reply, aggregator)
             if isinstance(reply, Failure):
                 failures.append(reply)
                 if reply.code == Cancelled.code:
@@ -141,12 +138,16 @@ def in_node_order(replies: Iterator[Reply], node_ids: Iterable[str]) -> Generato
             replies.close()
 
 
-def _expanded(request: TrainRequest, reply: TrainReply) -> TrainReply:
-    """The reply with the node's model in full, if it came compressed."""
-    how = request.training_args.update_compression
-    if how == "none":
-        return reply
-    return reply.model_copy(update={"tensors": expand(how, reply.tensors, request.tensors)})
+def _added(request: TrainRequest, reply: TrainReply, aggregator: Aggregator) -> TrainReply | Failure:
+    """Gives the node's model, in full if it came compressed, to the aggregator; a failure where it does not fit."""
+    how, update = request.training_args.update_compression, reply
+    try:
+        if how != "none":
+            update = reply.model_copy(update={"tensors": expand(how, reply.tensors, request.tensors)})
+        aggregator.add(update)
+    except AggregationError as err:
+        return _unfit(reply, err)
+    return reply
 
 
 def _row(request: TrainRequest, reply: TrainReply, name: str) -> HistoryRow:

@@ -15,6 +15,7 @@ import polyclinic
 from polyclinic.errors import ConfigError, nearest
 from polyclinic.node.journal_check import Row, Verdict, read
 from polyclinic.node.node import Node
+from polyclinic.node.tensor_file import Left
 
 _DECISIONS = ("approved", "rejected", "revoked")
 UNFINISHED = "not finished"
@@ -48,17 +49,6 @@ class Work:
     @property
     def bytes(self) -> int:
         return sum(tensor.bytes for tensor in self.left)
-
-
-@dataclass(frozen=True)
-class Left:
-    """A tensor that left."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

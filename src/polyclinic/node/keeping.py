@@ -54,8 +54,14 @@ def take_up(workbench: Workbench, state: ExperimentState | None, request: TrainR
     return kept, ()
 
 
-def to_keep(workbench: Workbench, request: TrainRequest, rule: LocalRuleStep | None) -> State:
-    """What the node keeps after this round."""
+def to_keep(
+    workbench: Workbench, request: TrainRequest, rule: LocalRuleStep | None, lost: Mapping[str, torch.Tensor]
+) -> State:
+    """What the node keeps after this round.
+
+    Args:
+        lost: by compressing the update.
+    """
     kept: State = {}
     if request.training_args.optimizer_state == "kept":
         kept |= {f"optimizer/{name}": t for name, t in pack_optimizer(workbench.plan.optimizer).items()}
@@ -66,7 +72,7 @@ def to_keep(workbench: Workbench, request: TrainRequest, rule: LocalRuleStep | N
     if rule:
         kept |= {f"rule/{name}": t for name, t in rule.kept().items()}
         kept |= {f"personal/{name}": t for name, t in rule.personal().items()}
-    return kept
+    return kept | {f"lost/{name}": t for name, t in lost.items()}
 
 
 def put_back(workbench: Workbench, tensors: Mapping[str, torch.Tensor]) -> None:

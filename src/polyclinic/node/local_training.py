@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polyclinic.aggregators import make_local_rule
-from polyclinic.aggregators.aggregator import LocalRound
+from polyclinic.aggregators.aggregator import LocalRound, LocalRuleStep
 from polyclinic.compression import compress
 from polyclinic.errors import Diverged, PlanError, TrainingError, type_name
 from polyclinic.messages.requests import TrainRequest
@@ -81,6 +81,7 @@ def train(
             rule.begin(local_round(workbench, request, taken_up))
         data = plan.training_data(dataset)
         num_samples = len(data)  # type: ignore[arg-type]
+        num_batches = batches_in_round(num_samples, args)
         losses: list[float] = []
         for name in rule.passes if rule else (TRAIN,):
             batches = load_batches(
@@ -91,21 +92,15 @@ def train(
                 num_workers=args.num_workers,
                 seed=derive(request.seed, "workers", request.round, node_id),
             )
-            plan.train()
-            if rule:
-                rule.begin_pass(name)
-            adjust = rule.adjust_gradients if rule else None
-            found = take_steps(workbench, batches, args.clip_norm, adjust, stop, batches_in_round(num_samples, args))
+            found = _one_pass(workbench, batches, args.clip_norm, rule, name, stop, num_batches)
             losses = found if name == TRAIN else losses
-            if rule:
-                rule.end_pass(name, len(found))
     workbench.free_gradients()
     state = workbench.state()
     _require_finite(state)
     leaving = {name: t for name, t in state.items() if name not in request.local_layers}
     leaving, lost = compress(args.update_compression, leaving, request.tensors, taken_up.part("lost"))
     if kept:
-        kept.save(request.round, to_keep(workbench, request, rule) | {f"lost/{name}": t for name, t in lost.items()})
+        kept.save(request.round, to_keep(workbench, request, rule, lost))
     return LocalResult(
         state=leaving,
         num_samples=num_samples,
@@ -114,6 +109,25 @@ def train(
         seconds=time.perf_counter() - began,
         notes=notes,
     )
+
+
+def _one_pass(
+    workbench: Workbench,
+    batches: Any,
+    clip_norm: float | None,
+    rule: LocalRuleStep | None,
+    name: str,
+    stop: Stop,
+    num_batches: int,
+) -> list[float]:
+    """The losses of one pass over the data, with what the local rule does in it."""
+    workbench.plan.train()
+    if rule is None:
+        return take_steps(workbench, batches, clip_norm, None, stop, num_batches)
+    rule.begin_pass(name)
+    losses = take_steps(workbench, batches, clip_norm, rule.adjust_gradients, stop, num_batches)
+    rule.end_pass(name, len(losses))
+    return losses
 
 
 def local_round(workbench: Workbench, request: TrainRequest, kept: Kept) -> LocalRound:

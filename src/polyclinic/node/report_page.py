@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polyclinic.html import css, element, page, table
-from polyclinic.node.experiment_report import ExperimentReport, Left, Work
+from polyclinic.node.experiment_report import ExperimentReport, Work
 from polyclinic.node.journal_text import moment, sentence, size, verdict_lines
 from polyclinic.node.plan_reading import shown
+from polyclinic.node.tensor_file import Left
 
 # Up to so many tensors are listed in sight; more are folded away, or the page would be long.
 _IN_SIGHT = 100
