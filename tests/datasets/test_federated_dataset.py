@@ -225,7 +225,7 @@ MORE_NAMES = {
 
 
 def test_all_of_flambys_datasets_are_there():
-    assert sorted(FLAMBY) == known_datasets()
+    assert sorted(FLAMBY) == list(known_datasets())
 
 
 @pytest.mark.parametrize("name", sorted(FLAMBY))

@@ -69,10 +69,11 @@ class Hospital:
     def run(self, act: str, *, experiment: str = "e1", stop_after: float | None = None) -> Any:
         """The answer to one round in which the plan does this, with its tensors' file."""
         self.count += 1
+        dataset = self.node.registry.datasets()[0]
         request = TrainRequest(
             request_id=f"r{self.count}",
             experiment_id=experiment,
-            dataset_id=self.node.registry.datasets()[0].dataset_id,
+            dataset_id=dataset.dataset_id,
             plan=PlanText(text=PLAN, class_name="Hostile"),
             model_args={"act": act},
             training_args=TrainingArgs(batch_size=512, num_updates=1),
@@ -90,7 +91,7 @@ class Hospital:
             job = Job(envelope, request, b"", None, message)
             if stop_after is not None:
                 asyncio.get_running_loop().call_later(stop_after, job.stop.set)
-            return await self.workshop.do(job, sent, scratch, lambda: None)
+            return await self.workshop.do(job, dataset, sent, scratch, lambda: None)
 
         return asyncio.run(do())
 

@@ -34,6 +34,11 @@ def approved(approvals):
     return approvals.approve(first)
 
 
+def use(approvals, name):
+    with approvals._engine.begin() as connection:
+        approvals.use(connection, name)
+
+
 def state(approvals, researcher="ada", key=KEY, **fields):
     return approvals.look(researcher, key, request(**fields))[0].state
 
@@ -115,7 +120,7 @@ def test_less_is_allowed(approvals, approved):
 def test_rounds_are_used_up(approvals, approved):
     for _ in range(5):
         assert state(approvals) == "approved"
-        approvals.use(approved.id)
+        use(approvals, approved.id)
     assert approvals.find(approved.id).standing == "ended"
     new, is_new = approvals.look("ada", KEY, request())
     assert (new.state, is_new) == ("pending", True)
@@ -127,7 +132,7 @@ def test_fewer_rounds_than_asked_for_can_be_granted(approvals):
     first, _ = approvals.look("ada", KEY, request())
     granted = approvals.approve(first, rounds=1)
     assert state(approvals) == "approved"
-    approvals.use(granted.id)
+    use(approvals, granted.id)
     assert state(approvals) == "pending"
 
 

@@ -258,3 +258,18 @@ def test_what_was_acknowledged_before_a_kill_is_there(tmp_path):
     assert there[: len(said)] == said
     assert len(there) <= len(said) + 1  # one may be written, and not acknowledged
     assert look(engine, tmp_path) == (None, "")
+
+
+def test_what_is_written_along_is_written_with_the_rows_or_not_at_all(journal, engine, tmp_path):
+    def fails(connection):
+        connection.exec_driver_sql("CREATE TABLE along (x INTEGER)")
+        raise RuntimeError("no")
+
+    before = len(list(read(engine)))
+    journal.write("policy", digest=SHA)
+    with pytest.raises(RuntimeError):
+        journal.flush(fails)
+    assert len(list(read(engine))) == before
+    journal.flush(lambda connection: connection.exec_driver_sql("CREATE TABLE along (x INTEGER)"))
+    assert len(list(read(engine))) == before + 1
+    assert look(engine, tmp_path)[1] == ""

@@ -59,7 +59,7 @@ def test_what_the_database_did_not_take_is_written_the_next_time(path, monkeypat
         raise OperationalError("insert", {}, Exception("disk is full"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("sqlalchemy.orm.Session.commit", full)
+        patch.setattr("sqlalchemy.engine.Connection.execute", full)
         with pytest.raises(OperationalError):
             account.flush()
     account.flush()

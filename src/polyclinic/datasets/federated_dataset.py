@@ -24,6 +24,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,11 @@ class Card:
     extra: str = "torch"  # the extra to install: polyclinic[extra]
 
 
-def known_datasets() -> list[str]:
+@cache
+def known_datasets() -> tuple[str, ...]:
     """The names of the datasets that come with Polyclinic, sorted."""
-    return sorted(
-        found.name for found in pkgutil.iter_modules(datasets.__path__) if found.ispkg and found.name.startswith("fed_")
-    )
+    found = pkgutil.iter_modules(datasets.__path__)
+    return tuple(sorted(one.name for one in found if one.ispkg and one.name.startswith("fed_")))
 
 
 def load_module(name: str) -> ModuleType:

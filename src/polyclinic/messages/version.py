@@ -10,6 +10,7 @@ what it does not know. Fields that only tell something (``droppable``) are left 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
@@ -50,17 +51,22 @@ def as_of(message: M, minor: int) -> M:
 def needed_minor(value: object) -> int:
     """The minor version that one must know to read this message, or part of one."""
     if isinstance(value, BaseModel):
-        return max((_of_field(value, name) for name in type(value).model_fields), default=0)
+        own = max((minor for name, minor, default in _later(type(value)) if getattr(value, name) != default), default=0)
+        parts = [needed_minor(part) for part in vars(value).values() if isinstance(part, BaseModel | tuple)]
+        return max(own, *parts) if parts else own
     if isinstance(value, tuple):
         return max(map(needed_minor, value), default=0)
     return 0
 
 
-def _of_field(message: BaseModel, name: str) -> int:
-    value, field = getattr(message, name), type(message).model_fields[name]
-    came = field.json_schema_extra
-    own = int(str(came[_KEY])) if isinstance(came, Mapping) and _KEY in came and value != field.default else 0
-    return max(own, needed_minor(value))
+@cache
+def _later(message_class: type[BaseModel]) -> list[tuple[str, int, Any]]:
+    """The fields that came later: names, the minor versions that they came with, and defaults."""
+    return [
+        (name, int(str(extra[_KEY])), field.default)
+        for name, field in message_class.model_fields.items()
+        if isinstance(extra := field.json_schema_extra, Mapping) and _KEY in extra
+    ]
 
 
 def parse_version(text: object) -> tuple[int, int] | None:

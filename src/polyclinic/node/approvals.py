@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.orm import Session
 
 import polyclinic
@@ -87,14 +87,9 @@ class Approvals:
             found = session.execute(select(AskedRow.state, AskedRow.until).where(AskedRow.id == id)).first()
         return found is not None and found.state == "approved" and goes_on(found.until)
 
-    def use(self, id: str) -> None:  # noqa: A002
-        """Counts a round that was trained under the approval. It outlasts a power cut once the journal is flushed."""
-        with Session(self._engine) as session:
-            if self._engine.dialect.name == "sqlite":
-                # The journal's commit, which follows, waits for the disk, and takes this along.
-                session.execute(text("PRAGMA synchronous=NORMAL"))
-            session.execute(update(AskedRow).where(AskedRow.id == id).values(used=AskedRow.used + 1))
-            session.commit()
+    def use(self, connection: Connection, id: str) -> None:  # noqa: A002
+        """Counts a round that was trained under the approval."""
+        connection.execute(update(AskedRow).where(AskedRow.id == id).values(used=AskedRow.used + 1))
 
     # ---- for the data manager
 

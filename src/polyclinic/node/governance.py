@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,6 @@ class Governance:
             reply = reply.model_copy(update={"items": (*admission.items, *reply.items)})
         seconds = time.monotonic() - admission.began
         trained = isinstance(reply, TrainReply)
-        if trained and admission.approval:
-            self._approvals.use(admission.approval)
         self._usage.add(
             admission.researcher,
             request.dataset_id,
@@ -218,8 +217,10 @@ class Governance:
             experiment_id=request.experiment_id,
         )
         self._note_end(admission, request, reply, seconds, left)
-        self._usage.flush()
-        self._journal.flush()
+        uses = [partial(self._approvals.use, id=admission.approval)] if trained and admission.approval else []
+        # One transaction: each waits for the disk.
+        with self._usage.flushing() as usage:
+            self._journal.flush(usage, *uses)
         return reply, into if into.exists() else None
 
     # ---- parts

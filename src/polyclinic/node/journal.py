@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,11 +84,8 @@ class Head:
         return None
 
     def note(self, folder: Path) -> None:
-        """Notes it in a node's folder, at once or not at all. A power cut may take the newest note; an older one is as
-        true, and the rows themselves are safe."""
-        before = Head.noted(folder)
-        if before and before.number > self.number:
-            return  # another program has written meanwhile, and was faster to note it
+        """Notes it in a node's folder, at once or not at all. A power cut may take the newest note, or another program
+        note an older one after it; an older one is as true, and the rows themselves are safe."""
         partial = folder / f"{HEAD}.{os.getpid()}"
         partial.write_text(json.dumps({"number": self.number, "digest": self.digest}) + "\n", encoding="utf-8")
         partial.replace(folder / HEAD)
@@ -134,13 +131,16 @@ class Journal:
         with self._lock:
             self._buffer.append((_now(), kind, _json(row.model_dump(mode="json"))))
 
-    def flush(self) -> None:
+    def flush(self, *also: Callable[[Connection], object]) -> None:
         """Writes all that was noted, in one transaction that outlasts a power cut; signs if today nothing was signed.
+
+        Args:
+            also: what else is written in this transaction.
 
         Raises:
             NodeError: the disk is full, or the database cannot be reached. Nothing is lost: the next flush tries again.
         """
-        self._flush(sign=False)
+        self._flush(also, sign=False)
 
     def sign(self) -> bool:
         """Writes what was noted, and has the node's key stand for all of it; False: there is no key.
@@ -150,7 +150,7 @@ class Journal:
         Raises:
             NodeError: as `flush`.
         """
-        self._flush(sign=True)
+        self._flush((), sign=True)
         return self._signer is not None
 
     def note_key(self, public_key: str, *, hub: str = "", by: str = "") -> None:
@@ -168,10 +168,10 @@ class Journal:
 
     # ---- parts
 
-    def _flush(self, *, sign: bool) -> None:
+    def _flush(self, also: Sequence[Callable[[Connection], object]], *, sign: bool) -> None:
         with self._lock:
             due = self._signer is not None and (sign or self._signed_on != _now()[:10])
-            if not self._buffer and not due:
+            if not self._buffer and not due and not also:
                 return
             # Read before the transaction begins: what is noted is never ahead of what is in the database.
             noted = None if self._folder is None else Head.noted(self._folder)
@@ -185,6 +185,8 @@ class Journal:
                     head = self._add_signature(connection, rows, head)
                 if rows:
                     connection.execute(insert(_table), rows)
+                for write in also:
+                    write(connection)
             self._buffer.clear()
             if due and (is_signed or (rows and rows[-1]["kind"] == "signature")):
                 self._signed_on = _now()[:10]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, func, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy.orm import Mapped, mapped_column
 
 from polyclinic.node.database import Base, make_tables
 from polyclinic.node.rules import Usage
@@ -31,6 +33,9 @@ class UsageRow(Base):
     seconds: Mapped[float]
 
 
+_table = Base.metadata.tables[UsageRow.__tablename__]
+
+
 class UsageAccount:
     """The account of a node. What was added is in the database after `flush`; a request counts once.
 
@@ -46,8 +51,8 @@ class UsageAccount:
         # Rounds and seconds by researcher, dataset and experiment: a sum over all rows would take its time each round.
         of_one = (UsageRow.researcher_id, UsageRow.dataset_id, UsageRow.experiment_id)
         sums = select(*of_one, func.sum(UsageRow.rounds), func.sum(UsageRow.seconds)).group_by(*of_one)
-        with Session(engine) as session:
-            self._sums = {(who, what, why): (int(n), float(t)) for who, what, why, n, t in session.execute(sums)}
+        with engine.connect() as connection:
+            self._sums = {(who, what, why): (int(n), float(t)) for who, what, why, n, t in connection.execute(sums)}
 
     def used(self, researcher_id: str, dataset_id: str, experiment_id: str = "") -> Usage:
         """All until now, with what is not flushed yet.
@@ -79,19 +84,30 @@ class UsageAccount:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database does not take it; it is written with the next flush.
         """
+        if self._waiting:
+            with self.flushing() as write, self._engine.begin() as connection:
+                write(connection)
+
+    @contextmanager
+    def flushing(self) -> Iterator[Callable[[Connection], None]]:
+        """What writes, in somebody else's transaction, all that was added since. Leave the block after its commit; if
+        by an error, it is written with the next flush."""
         with self._lock:
-            if not self._waiting:
-                return
-            with Session(self._engine) as session:
-                new = [
-                    UsageRow(researcher_id=researcher_id, key=key, **row)
-                    for (researcher_id, key), row in self._waiting.items()
-                    if session.get(UsageRow, (researcher_id, key)) is None
-                ]
-                keys = [((r.researcher_id, r.dataset_id, r.experiment_id), r.rounds, r.seconds) for r in new]
-                session.add_all(new)
-                session.commit()
+            rows = [{"researcher_id": who, "key": key, **row} for (who, key), row in self._waiting.items()]
+
+            def write(connection: Connection) -> None:
+                rows[:] = [row for row in rows if not _is_there(connection, row)]
+                if rows:
+                    connection.execute(insert(_table), rows)
+
+            yield write
             self._waiting.clear()
-            for key, rounds, seconds in keys:
-                before = self._sums.get(key, (0, 0.0))
-                self._sums[key] = (before[0] + rounds, before[1] + seconds)
+            for row in rows:
+                key = row["researcher_id"], row["dataset_id"], row["experiment_id"]
+                rounds, seconds = self._sums.get(key, (0, 0.0))
+                self._sums[key] = (rounds + row["rounds"], seconds + row["seconds"])
+
+
+def _is_there(connection: Connection, row: dict[str, Any]) -> bool:
+    same = (_table.c.researcher_id == row["researcher_id"], _table.c.key == row["key"])
+    return connection.execute(select(_table.c.key).where(*same)).first() is not None

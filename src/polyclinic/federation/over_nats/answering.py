@@ -15,8 +15,7 @@ from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.encryption import Lock, key_of, salt_of
 from polyclinic.federation.over_nats.signing import Envelope, Payload, seal
 from polyclinic.federation.over_nats.stored_replies import Answer
-from polyclinic.messages import codec
-from polyclinic.messages.replies import Failure, Reply
+from polyclinic.messages.replies import Failure
 
 # Of a reply without its tensors; the rest of what fits is for envelope and tensors.
 _MAX_BODY_BYTES = subjects.CHUNK_BYTES
@@ -48,18 +47,16 @@ class Answering:
             update={"experiment_id": asked.experiment_id, "round": asked.round, "digest": asked.digest}
         )
         if answer.tensors is None:
-            await self._publish(envelope, answer.reply, b"")
+            await self._publish(envelope, answer, b"")
         elif (size := answer.tensors.stat().st_size) <= payloads.INLINE_BYTES:
-            await self._publish(
-                envelope.model_copy(update={"tensors": size}), answer.reply, answer.tensors.read_bytes()
-            )
+            await self._publish(envelope.model_copy(update={"tensors": size}), answer, answer.tensors.read_bytes())
         else:
             payload, lock = await self._upload(envelope, answer.tensors, again=again)
-            await self._publish(envelope.model_copy(update={"payload": payload}), answer.reply, b"", lock.to_bytes())
+            await self._publish(envelope.model_copy(update={"payload": payload}), answer, b"", lock.to_bytes())
 
     async def refuse(self, researcher: str, answers: str, failure: Failure) -> None:
         """Answers a request that was not let in; ``answers``: the id of its frame, if it has one."""
-        await self._publish(self._envelope(researcher, failure.request_id, answers=answers), failure, b"")
+        await self._publish(self._envelope(researcher, failure.request_id, answers=answers), Answer(failure), b"")
 
     async def _upload(self, envelope: Envelope, path: Path, *, again: bool) -> tuple[Payload, Lock]:
         salt = salt_of(self._me.keys, envelope.recipient)
@@ -93,14 +90,14 @@ class Answering:
             answers=answers,
         )
 
-    async def _publish(self, envelope: Envelope, reply: Reply, inline: bytes, lock: bytes = b"") -> None:
-        body = b"".join(codec.encode(reply))
+    async def _publish(self, envelope: Envelope, answer: Answer, inline: bytes, lock: bytes = b"") -> None:
+        body, reply = answer.body, answer.reply
         if len(body) > _MAX_BODY_BYTES:
             what = f"the reply has {len(body) / 1e6:.1f} MB without its tensors, which is more than travels"
             failure = Failure(
                 request_id=reply.request_id, node_id=reply.node_id, code=MessageError.code, stage="send", what=what
             )
-            body, inline, lock = b"".join(codec.encode(failure)), b"", b""
+            body, inline, lock = Answer(failure).body, b"", b""
             envelope = envelope.model_copy(update={"tensors": 0, "payload": None})
         subject = subjects.reply(envelope.recipient, self._me.party_id, envelope.request_id)
         frame = seal(envelope, lock + body + inline, self._me.keys, to=self._keys.get(envelope.recipient, ""))

@@ -22,6 +22,7 @@ from polyclinic.messages.replies import CheckReply, Failure, Reply
 from polyclinic.messages.requests import ApprovalRequest, CheckRequest, WorkRequest
 from polyclinic.node.governance import Admission, Governance
 from polyclinic.node.leaving_texts import progress_as_told
+from polyclinic.node.registry import RegisteredDataset
 
 log = logging.getLogger("polyclinic.node")
 
@@ -66,7 +67,7 @@ class Doing:
             job.shown = partial(progress_as_told, admission.policy, request, admission.dataset)
             watching = asyncio.ensure_future(self._stop_if_revoked(job, admission))
             try:
-                answer, sent = await self._worked(job, scratch)
+                answer, sent = await self._worked(job, admission.dataset, scratch)
             finally:
                 watching.cancel()
             leaving = (request, answer.reply, answer.tensors, sent)
@@ -113,7 +114,7 @@ class Doing:
             items = await asyncio.to_thread(self._governance.check_items, researcher, key, request)
         return CheckReply(request_id=request.request_id, node_id=self._link.identity.party_id, items=items)
 
-    async def _worked(self, job: Job, scratch: Path) -> tuple[Answer, Path | None]:
+    async def _worked(self, job: Job, dataset: RegisteredDataset, scratch: Path) -> tuple[Answer, Path | None]:
         """What came of the work, and the file of the tensors that were sent for it."""
         request_id, me, sent = job.envelope.request_id, self._link.identity.party_id, None
         try:
@@ -123,7 +124,7 @@ class Doing:
             if job.is_late:
                 return Answer(late(request_id, me)), sent
             self._say(state_of_work(job.request))
-            return await self._workshop.do(job, sent, scratch, self._news), sent
+            return await self._workshop.do(job, dataset, sent, scratch, self._news), sent
         except Exception as err:
             return Answer(self._failed(job, err)), sent
 

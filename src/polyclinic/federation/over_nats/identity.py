@@ -18,14 +18,18 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nkeys
 
 from polyclinic.errors import FederationError, MessageError, nearest
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.subjects import Role
+
+if TYPE_CHECKING:
+    from nacl.signing import SigningKey
 
 FORMAT_VERSION = 1
 SEED = "key.seed"
@@ -65,7 +69,14 @@ class KeyPair:
 
     def sign(self, data: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature (RFC 8032) over exactly these bytes."""
-        return bytes(nkeys.from_seed(bytearray(self.seed, "ascii")).sign(data))
+        return bytes(self._signing_key.sign(data).signature)
+
+    @cached_property
+    def _signing_key(self) -> SigningKey:
+        # Of nkeys, each signature would derive it anew.
+        from nacl.signing import SigningKey
+
+        return SigningKey(self.raw_seed)
 
 
 def raw_public_key(public_key: str) -> bytes:

@@ -16,6 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -47,7 +48,7 @@ log = logging.getLogger("polyclinic.node")
 _BATCH = 50
 _RETRY_SECONDS = 2.0
 # What people watch may be so old: work does not wait for it.
-_NEWS_SECONDS = 0.2
+_NEWS_SECONDS = 0.5
 _NAMED = 20  # of those before a request, in what is told of it
 # Of a reply without its tensors; the rest of what fits is for envelope and tensors.
 _MAX_BODY_BYTES = subjects.CHUNK_BYTES
@@ -235,23 +236,26 @@ class NodeLoop:
 
     async def _do(self, job: Job) -> None:
         answer = self._replies.find(job.envelope)
-        if answer is not None:
-            log.info("request %s was done before; answered again", job.envelope.request_id)
-            await self._send(job, answer, again=True)
-            return
         scratch = self._workshop.scratch()
         try:
-            answer = self._kept(job, await self._doing.done(job, scratch))
-            await self._send(job, answer, again=False)
+            if answer is not None:
+                log.info("request %s was done before; answered again", job.envelope.request_id)
+                await self._send(job, answer, again=True)
+            else:
+                answer = self._kept(job, await self._doing.done(job, scratch))
+                await self._send(job, answer, again=False)
         finally:
-            # Large files take their time to go, and nobody shall wait for it.
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            # It waits for the disk, and nobody shall wait for that: the hub has the reply.
+            await asyncio.to_thread(self._tidy, job, scratch)
 
     async def _send(self, job: Job, answer: Answer, *, again: bool) -> None:
         self._say(SENDING)
-        settling = asyncio.to_thread(self._replies.settle, job.envelope)
-        await asyncio.gather(self._answering.answer(job.envelope, answer, again=again), settling)
+        await self._answering.answer(job.envelope, answer, again=again)
         await self._acknowledge(job.message)
+
+    def _tidy(self, job: Job, scratch: Path) -> None:
+        self._replies.settle(job.envelope)
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def _kept(self, job: Job, answer: Answer) -> Answer:
         try:

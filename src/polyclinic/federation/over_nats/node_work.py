@@ -17,7 +17,7 @@ from typing import cast
 
 from nats.aio.msg import Msg
 
-from polyclinic.errors import Cancelled, ConfigError, SandboxError, nearest
+from polyclinic.errors import Cancelled, SandboxError
 from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.over_nats.boxes import Boxed, Boxes
 from polyclinic.federation.over_nats.signing import Envelope
@@ -130,10 +130,13 @@ class Workshop:
         folder.mkdir(parents=True)
         return folder
 
-    async def do(self, job: Job, tensors: Path | None, scratch: Path, told: Callable[[], None]) -> Answer:
+    async def do(
+        self, job: Job, dataset: RegisteredDataset, tensors: Path | None, scratch: Path, told: Callable[[], None]
+    ) -> Answer:
         """Has the job done, or stopped; what goes wrong in it is a `Failure`.
 
         Args:
+            dataset: that it is about.
             tensors: the file of the tensors that were sent.
             scratch: where the reply's tensors are put.
             told: called a few times a second, when the job's progress has changed.
@@ -141,10 +144,8 @@ class Workshop:
         Raises:
             SandboxError: the work has to be contained, and cannot be.
             PolicyInvalid: the policy cannot be read.
-            ConfigError: there is no such dataset.
             OSError: the disk does not take its files.
         """
-        dataset = await asyncio.to_thread(self._dataset_of, job)
         # In this thread, though it takes hundredths of a second: a sandbox ends with the thread that started it.
         boxed = self._boxes.take(job.envelope.sender, cast("WorkRequest", job.request), dataset)
         envelope = {
@@ -177,15 +178,6 @@ class Workshop:
             if found is None:
                 return self._lost(job, boxed)
         return Answer(self._presentable(job, reply), found)
-
-    def _dataset_of(self, job: Job) -> RegisteredDataset:
-        dataset_id = cast("WorkRequest", job.request).dataset_id
-        known = {one.dataset_id: one for one in self._node.registry.datasets()}
-        if dataset_id not in known:
-            raise ConfigError(
-                f"node {self._node.name!r} has no dataset {dataset_id!r}", to_do=nearest(dataset_id, known)
-            )
-        return known[dataset_id]
 
     async def _answer_of(self, boxed: Boxed, job: Job, told: Callable[[], None]) -> Frame | None:
         """The worker's answer; None if it died, or had to be ended because it did not stop."""

@@ -20,6 +20,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,11 @@ class Answer:
 
     reply: Reply
     tensors: Path | None = None
+
+    @cached_property
+    def body(self) -> bytes:
+        """The reply as it travels, without its tensors."""
+        return b"".join(codec.encode(self.reply))
 
 
 class StoredReplies:
@@ -86,6 +92,7 @@ class StoredReplies:
         tensors = None
         if answer.tensors is not None:
             tensors = answer.tensors.replace(target.with_suffix(".safetensors"))
+        kept = Answer(answer.reply, tensors)
         meta = {
             "answers": envelope.id,
             "digest": envelope.digest,
@@ -93,17 +100,17 @@ class StoredReplies:
             "experiment": f"{envelope.sender}/{envelope.experiment_id}",
             "round": envelope.round,
             "tensors": None if tensors is None else tensors.stat().st_size,
-            "reply": b"".join(codec.encode(answer.reply)).hex(),
+            "reply": kept.body.hex(),
         }
         # Half a file is as good as none: it is read as if nothing was kept.
         target.write_text(json.dumps(meta), encoding="utf-8")
         self._kept[target] = (str(meta["experiment"]), envelope.round)
-        return Answer(answer.reply, tensors)
+        return kept
 
     def settle(self, envelope: Envelope) -> None:
         """Has what was kept outlast a power cut, and drops replies of this experiment's rounds before the last.
 
-        It takes its time: call it in a thread, while the reply is on its way.
+        It takes its time: call it in a thread, when the reply was sent.
         """
         path = self._path(envelope)
         try:
