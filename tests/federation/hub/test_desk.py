@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from polyclinic.federation.over_nats import subjects
-from polyclinic.federation.over_nats.subjects import PAYLOADS, REPLIES, REQUESTS
+from polyclinic.federation.over_nats.subjects import PAYLOADS, REPLIES, REQUESTS, Role
 
 
 async def ask(party, verb, question=None, *, raw=None):
@@ -52,6 +52,22 @@ def test_a_request_that_was_taken_comes_again_when_its_node_starts_anew(guys, ad
             await again.ack_sync(20)
             info = await pull.consumer_info()
             assert (info.num_pending, info.num_ack_pending) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_questions_are_answered_while_others_join(hub, guys, kings, party):
+    """Whenever users come, the server's store is deaf for a moment."""
+
+    async def run():
+        async with party(guys) as one, party(kings) as other:
+            inviting = asyncio.gather(*(asyncio.to_thread(hub.invite, Role.NODE, f"New {n}") for n in range(8)))
+            answers = []
+            while not inviting.done():
+                answers += await asyncio.gather(*(ask(node, "hello", {"starts": True}) for node in (one, other)))
+            await inviting
+            assert [answer for answer in answers if "error" in answer] == []
+            assert len(answers) > 20
 
     asyncio.run(run())
 

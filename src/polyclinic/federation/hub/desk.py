@@ -39,6 +39,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.errors import ServerError, ServiceUnavailableError
 
 from polyclinic.errors import HubError, PolyclinicError
 from polyclinic.federation.hub import streams
@@ -52,6 +53,8 @@ from polyclinic.federation.over_nats.subjects import Role
 log = logging.getLogger("polyclinic.hub")
 
 JANITOR_SECONDS = 60.0
+_PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
 
 
 class Desk:
@@ -150,7 +153,7 @@ class Desk:
 
     async def _guarded(self, handle: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
         try:
-            await handle(message)
+            await _when_ready(handle, message)
         except PolyclinicError as err:
             log.warning("%s: refused: %s", message.subject, err.what)
             await self._respond(message, {"error": err.what, "to_do": err.to_do, "code": err.code})
@@ -265,6 +268,19 @@ class Desk:
 
         log.info("connected to the server again")
         self._start(again())
+
+
+async def _when_ready(handle: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
+    """Handles a message. The server's store is deaf for a moment whenever users come or go, and what was half done then
+    may be in its own way: all of it is done again, which changes nothing twice."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await handle(message)
+        except (ServiceUnavailableError, ServerError):
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _log_error(err: Exception) -> None:

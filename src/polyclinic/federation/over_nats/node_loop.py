@@ -15,7 +15,8 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,10 @@ class NodeLoop:
     async def _serve(self) -> None:
         self._write_status()
         log.info("%s", self._workshop.describe())
-        while not self._link.connected:
-            try:
-                await self._link.open()
-            except FederationError as err:
-                log.warning("%s", err)
-                await asyncio.sleep(_RETRY_SECONDS)
+        await self._patiently(self._link.open)
         log.info("node %s is at the hub %s", self._me.party_id, self._me.hub_name)
         # What a node that was killed had taken on comes again now, and not only after the hub has waited for it.
-        await self._link.ask_desk("hello", {"starts": True})
+        await self._patiently(partial(self._link.ask_desk, "hello", {"starts": True}))
         await self._link.listen(subjects.from_all("ctl", self._me.party_id), self._on_control)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -131,6 +127,16 @@ class NodeLoop:
             if shut_out := [err for err in group.exceptions if isinstance(err, FederationError)]:
                 raise shut_out[0] from None
             raise
+
+    async def _patiently(self, act: Callable[[], Awaitable[object]]) -> None:
+        """Does it, as soon as the hub lets it."""
+        while True:
+            try:
+                await act()
+                return
+            except FederationError as err:
+                log.warning("%s", err)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _until(self, end: asyncio.Event, serving: Coroutine[Any, Any, None]) -> None:
         """Serves until the event is set."""
