@@ -74,6 +74,7 @@ class Desk:
         self._client = Client()
         self._reloader = Reloader(hub, parties)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()  # consumers: one that is being made and deleted at once is neither
         self._heard: dict[str, float] = {}  # when a node's last heartbeat came
         self._answers: dict[str, Callable[[Party, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "hello": self._hello,
@@ -125,12 +126,13 @@ class Desk:
             HubError: if a server did not take its users.
         """
         await self._reloader.reload()
-        nodes = {party.party_id for party in self._parties.members(Role.NODE)}
-        there = set(await streams.consumers(self._js))
-        for node_id in sorted(nodes - there):
-            await streams.make_consumer(self._js, node_id)
-        for node_id in sorted(there - nodes):
-            await streams.drop_consumer(self._js, node_id)
+        async with self._changing:
+            nodes = {party.party_id for party in self._parties.members(Role.NODE)}
+            there = set(await streams.consumers(self._js))
+            for node_id in sorted(nodes - there):
+                await streams.make_consumer(self._js, node_id)
+            for node_id in sorted(there - nodes):
+                await streams.drop_consumer(self._js, node_id)
         for party in self._parties.to_sweep():
             for stream, subject in streams.owned_by(party.role, party.party_id):
                 await self._js.purge_stream(stream, subject=subject)
@@ -173,7 +175,8 @@ class Desk:
         party = self._parties.admit(token_id, public_key)
         await self._reloader.reload()
         if party.role is Role.NODE:
-            await streams.make_consumer(self._js, party.party_id)
+            async with self._changing:
+                await streams.make_consumer(self._js, party.party_id)
         log.info("%s %s joined with key %s", party.role, party.party_id, public_key)
         await self._respond(message, {"id": party.party_id, "role": party.role, "name": party.name})
 
@@ -196,8 +199,9 @@ class Desk:
     async def _hello(self, party: Party, question: dict[str, Any]) -> dict[str, Any]:
         if question.get("starts") and party.role is Role.NODE:
             # A new consumer delivers at once what the old one waits to be acknowledged.
-            await streams.drop_consumer(self._js, party.party_id)
-            await streams.make_consumer(self._js, party.party_id)
+            async with self._changing:
+                await streams.drop_consumer(self._js, party.party_id)
+                await streams.make_consumer(self._js, party.party_id)
         other = Role.RESEARCHER if party.role is Role.NODE else Role.NODE
         return {
             "time": time.time(),
