@@ -39,9 +39,9 @@ from polyclinic.datasets.baseline_plan import BaselinePlan
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.try_out import OPEN, TryOut
+from polyclinic.node.database_registry import DatabaseRegistry
 from polyclinic.node.installed_plans import approve_baseline
 from polyclinic.node.node import Node
-from polyclinic.node.registry import DatabaseRegistry
 
 SMALL = {"dataset": "fed_heart_disease"}
 

@@ -6,7 +6,8 @@ from sqlalchemy.orm import Session
 
 from polyclinic.errors import ConfigError, DatasetChanged, DatasetError, NodeError
 from polyclinic.node.database import DatasetRow, open_database
-from polyclinic.node.registry import DatabaseRegistry, identifier
+from polyclinic.node.database_registry import DatabaseRegistry
+from polyclinic.node.registry import identifier
 
 TABLE = "age,sex,ill\n" + "".join(f"{40 + k},{k % 2},{k % 3 % 2}\n" for k in range(20))
 

@@ -47,6 +47,11 @@ def test_an_honest_plan_is_trained_and_its_reply_is_moved_out(hospital):
     assert set(tensors.load_file(answer.tensors)) == {"model.weight", "model.bias"}
 
 
+def test_a_worker_loads_only_what_its_round_needs(hospital):
+    found = hospital.found("import sys\nfound['loaded'] = sorted({'sqlalchemy', 'sklearn', 'nats'} & set(sys.modules))")
+    assert found == {"loaded": []}  # each of them takes a tenth of a second or more of a first round
+
+
 def test_it_reads_no_key_database_policy_or_other_dataset(hospital):
     files = [hospital.key, hospital.folder / "node.sqlite", hospital.folder / "policy.toml", hospital.secret]
     files += [Path("/etc/shadow"), Path("/etc/passwd"), hospital.other.folder / "node.sqlite"]

@@ -20,10 +20,10 @@ from polyclinic import Experiment, TorchTrainingPlan
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.try_out import TryOut
+from polyclinic.node.database_registry import DatabaseRegistry
 from polyclinic.node.failures_file import FILE
 from polyclinic.node.journal_check import read
 from polyclinic.node.node import Node
-from polyclinic.node.registry import DatabaseRegistry
 
 NODE = "marked"
 # Stands in every row of the data, as an age and as the beginning of a name.

@@ -15,8 +15,9 @@ from polyclinic.errors import NodeError
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.in_process import InProcessFederation
 from polyclinic.node.database import is_node_folder, node_folders
+from polyclinic.node.database_registry import DatabaseRegistry
 from polyclinic.node.node import Node
-from polyclinic.node.registry import DatabaseRegistry, identifier
+from polyclinic.node.registry import identifier
 
 PLACE_VARIABLE = "POLYCLINIC_FEDERATION"
 

@@ -111,6 +111,30 @@ def new_database(folder: Path, url: str | None) -> Engine:
     return engine
 
 
+def make_node(folder: Path, node_id: str, name: str, url: str | None) -> None:
+    """Makes the database of a new node, as `new_database`, and writes its row."""
+    with Session(new_database(folder, url)) as session:
+        session.add(NodeRow(node_id=node_id, name=name))
+        session.commit()
+
+
+def node_in(engine: Engine) -> NodeRow:
+    """The node whose database this is.
+
+    Raises:
+        NodeError: it is incomplete, or of another format.
+    """
+    with Session(engine) as session:
+        row = session.scalars(select(NodeRow)).first()
+    if row is None or row.format_version != FORMAT_VERSION:
+        what = "is incomplete" if row is None else f"has format {row.format_version}, not {FORMAT_VERSION}"
+        raise NodeError(
+            f"the node's database {engine.url.database} {what}",
+            to_do="make the node again in another folder, or use the version of Polyclinic that made it",
+        )
+    return row
+
+
 def parse_url(url: str) -> URL:
     """A PostgreSQL database's URL.
 

@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
 
 from polyclinic.errors import Cancelled, ConfigError, DatasetChanged, NodeError, NodeInUse, PolyclinicError, nearest
 from polyclinic.messages import replies, requests
-from polyclinic.node.database import FORMAT_VERSION, NodeRow, database_of, is_node_folder, new_database
-from polyclinic.node.registry import DatabaseRegistry, RegisteredDataset, Registry, identifier
+from polyclinic.node.registry import RegisteredDataset, Registry, identifier
 from polyclinic.node.stop import Stop
 from polyclinic.randomness import derive
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 LOCK = "in-use.lock"
 
@@ -85,15 +85,15 @@ class Node:
             NodeError: if it exists already, or the database is another node's or cannot be reached.
             ConfigError: the URL is none.
         """
+        from polyclinic.node.database import is_node_folder, make_node
+
         node_id = identifier(name)
         folder = place / node_id
         if is_node_folder(folder):
             raise NodeError(
                 f"there is a node {node_id!r} already, at {folder}", to_do="choose another name, or use that node"
             )
-        with Session(new_database(folder, database)) as session:
-            session.add(NodeRow(node_id=node_id, name=name))
-            session.commit()
+        make_node(folder, node_id, name, database)
         return cls.open(folder)
 
     @classmethod
@@ -103,19 +103,16 @@ class Node:
         Raises:
             NodeError: if there is none, or one of another format, or its database cannot be reached.
         """
+        # Here and not above: a worker is given its dataset, and loads no database.
+        from polyclinic.node.database import database_of, is_node_folder, node_in
+        from polyclinic.node.database_registry import DatabaseRegistry
+
         if not is_node_folder(folder):
             raise NodeError(f"{folder} is no node's folder", to_do="make one with: polyclinic node create NAME")
         engine = database_of(folder)
-        with Session(engine) as session:
-            row = session.scalars(select(NodeRow)).first()
-            if row is None or row.format_version != FORMAT_VERSION:
-                what = "is incomplete" if row is None else f"has format {row.format_version}, not {FORMAT_VERSION}"
-                raise NodeError(
-                    f"the node's database {engine.url.database} {what}",
-                    to_do="make the node again in another folder, or use the version of Polyclinic that made it",
-                )
-            registry = DatabaseRegistry(engine, folder)
-            return cls(row.node_id, row.name, registry, folder=folder, engine=engine, workbenches=workbenches)
+        row = node_in(engine)
+        registry = DatabaseRegistry(engine, folder)
+        return cls(row.node_id, row.name, registry, folder=folder, engine=engine, workbenches=workbenches)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

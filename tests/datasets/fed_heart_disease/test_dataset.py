@@ -17,7 +17,14 @@ from polyclinic.datasets.fed_heart_disease import (
     FedHeartDisease,
     HeartDiseaseRaw,
 )
-from polyclinic.datasets.fed_heart_disease.dataset import COLUMNS, read_table, source_file, standardise
+from polyclinic.datasets.fed_heart_disease.dataset import (
+    COLUMNS,
+    features_and_target,
+    read_table,
+    source_file,
+    standardise,
+    train_rows,
+)
 from polyclinic.errors import ConfigError, DatasetError
 
 ROWS = (303, 294, 123, 200)
@@ -40,6 +47,12 @@ def test_the_package_has_all_rows_of_each_center_and_the_raw_view_the_complete_o
     assert len(raw) == 740
     assert [int((raw.centers == center).sum()) for center in range(4)] == [303, 261, 46, 130]
     assert int((raw.sets == "train").sum()) == 486
+
+
+def test_the_split_that_the_package_has_written_down_is_scikit_learns():
+    raw = HeartDiseaseRaw()
+    drawn = [train_rows(features_and_target(read_table(center))[1]) for center in range(4)]
+    np.testing.assert_array_equal(raw.sets == "train", np.concatenate(drawn))
 
 
 def test_every_cell_of_the_package_is_ucis(shared):

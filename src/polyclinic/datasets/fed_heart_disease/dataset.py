@@ -13,7 +13,6 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +59,7 @@ def read_table(center: int, data_path: str | Path | None = None) -> pd.DataFrame
     """
     if data_path is None:
         shipped = _shipped_table()
-        return shipped[shipped["center"] == SOURCES[center]].drop(columns="center").reset_index(drop=True)
+        return shipped[shipped["center"] == SOURCES[center]].loc[:, list(COLUMNS)].reset_index(drop=True)
     path = Path(data_path) / source_file(center)
     if not path.is_file():
         raise DatasetError(
@@ -136,6 +135,17 @@ def standardise(x: Array, reference: Array) -> Array:
     return np.where(constant, 0.0, (x - reference.mean(axis=0)) / std)
 
 
+def _complete_rows(center: int, data_path: str | Path | None) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """(n, 13) features, (n, 1) targets and (n,) True for the rows of the training part."""
+    x, y = features_and_target(read_table(center, data_path))
+    if data_path is not None:
+        return x, y, train_rows(y)
+    # The shipped table knows its split: importing scikit-learn for it would take longer than all else.
+    shipped = _shipped_table()
+    parts = shipped.loc[shipped["center"] == SOURCES[center], "part"].dropna()
+    return x, y, np.asarray(parts == "train", dtype=bool)
+
+
 class HeartDiseaseRaw(TableDataset):
     """All usable rows of all four centers (740 of UCI's data), not standardised, without a choice of split.
 
@@ -149,10 +159,10 @@ class HeartDiseaseRaw(TableDataset):
         transform: Transform | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        parts = [features_and_target(read_table(center, data_path)) for center in range(NUM_CLIENTS)]
-        self.centers = np.repeat(np.arange(NUM_CLIENTS), [len(y) for _, y in parts])
-        self.sets = np.where(np.concatenate([train_rows(y) for _, y in parts]), "train", "test")
-        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        parts = [_complete_rows(center, data_path) for center in range(NUM_CLIENTS)]
+        self.centers = np.repeat(np.arange(NUM_CLIENTS), [len(y) for _, y, _ in parts])
+        x, y, marks = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self.sets = np.where(marks, "train", "test")
         super().__init__(x, y, transform=transform, dtype=dtype)
 
 
@@ -186,10 +196,7 @@ class FedHeartDisease(TableDataset):
         flamby_compatible: bool = False,
     ) -> None:
         chosen = range(NUM_CLIENTS) if pooled else [center_index(center, CENTERS)]
-        parts: list[tuple[Array, Array, NDArray[Any]]] = []
-        for number in chosen:
-            x, y = features_and_target(read_table(number, data_path))
-            parts.append((x, y, train_rows(y)))
+        parts = [_complete_rows(number, data_path) for number in chosen]
         if flamby_compatible:
             reference = np.concatenate([x[marks] for x, _, marks in parts])
             scaled = [standardise(x, reference) for x, _, _ in parts]
