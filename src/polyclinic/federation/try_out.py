@@ -58,7 +58,7 @@ class TryOut:
         self.folder = folder
         self.place = place or folder / "nodes"
         self.hub = HubFolder(folder / "hub")
-        self.host, self.port = host, _free_port()
+        self.host, self.port = host, free_port()
         self.policy = policy
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._arguments: dict[str, list[str]] = {}
@@ -71,14 +71,17 @@ class TryOut:
 
     # ---- the hub
 
-    def start_hub(self) -> None:
+    def start_hub(self, *options: str) -> None:
         """Starts the hub, and waits until it lets parties in.
+
+        Args:
+            options: more of them for ``polyclinic hub start``, which the hub's folder keeps.
 
         Raises:
             HubError: it ended, or takes too long; what it said is in ``hub.log``.
         """
         where = ["--at", str(self.hub.path), "--host", self.host, "--port", str(self.port), "--name", "try out"]
-        self._start("hub", ["hub", "start", *where])
+        self._start("hub", ["hub", "start", *where, *options])
         self._wait("hub", lambda: asyncio.run(refresh(self.hub)) if self.hub.exists else False)
 
     def invite(self, role: Role, name: str) -> JoinToken:
@@ -186,7 +189,7 @@ class TryOut:
             time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

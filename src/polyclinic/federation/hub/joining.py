@@ -28,6 +28,7 @@ from polyclinic.federation.over_nats.identity import (
     write_secret,
 )
 from polyclinic.federation.over_nats.subjects import Role
+from polyclinic.federation.over_nats.websocket import require_websocket, url_of
 from polyclinic.node.registry import identifier
 
 _CONNECT_SECONDS = 60.0
@@ -43,10 +44,11 @@ def read_token(text: str, role: Role, *, dial: str | None = None) -> JoinToken:
 
     Raises:
         JoinRefused: if it is no token, or one for the other role.
+        FederationError: if ``dial`` is no address of a hub.
     """
     token = JoinToken.decode(text)
     if dial is not None:
-        token = replace(token, urls=(dial if "://" in dial else f"tls://{dial}",))
+        token = replace(token, urls=(url_of(dial),))
     if token.role is not role:
         command = {Role.NODE: "polyclinic node join", Role.RESEARCHER: "polyclinic federation use"}[token.role]
         raise JoinRefused(f"this join token is for a {token.role}, {token.name!r}", to_do=f"use it with: {command}")
@@ -62,6 +64,7 @@ def join(token: JoinToken, folder: Path) -> Identity:
         JoinRefused: the hub does not take the token.
         FederationError: the hub cannot be reached, or another server is there.
     """
+    require_websocket(token.urls)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Kept until the hub has answered: a second try has to come with the same key.
     pending = folder / f"joining-{token.token_id}.seed"

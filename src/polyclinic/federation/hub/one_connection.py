@@ -7,11 +7,13 @@ a wrong key. Where others join at the same moment, a first try may therefore fai
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
-import nats
 import nats.errors
 from nats.aio.client import Client
+
+from polyclinic.federation.over_nats.websocket import is_websocket
 
 _WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between the tries; a server is done with a reload within milliseconds
 
@@ -31,17 +33,22 @@ async def connect_once(options: dict[str, Any], problems: list[Exception] | None
     async def note(err: Exception) -> None:
         found.append(err)
 
+    once: dict[str, Any] = {
+        "allow_reconnect": False,
+        "connect_timeout": 20,
+        "max_reconnect_attempts": 1,
+        "reconnect_time_wait": 0.1,
+    }
     for wait in (*_WAITS, None):
+        client = Client()
         try:
-            return await nats.connect(
-                **options,
-                allow_reconnect=False,
-                connect_timeout=20,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0.1,
-                error_cb=note,
-            )
+            await client.connect(**options, **once, error_cb=note)
+            return client
         except (OSError, nats.errors.Error, TimeoutError) as err:
+            # One that was not closed would complain at its end; what is no websocket may wait for a server's last word.
+            if is_websocket(options["servers"]):
+                with suppress(OSError, nats.errors.Error):
+                    await client.close()
             if problems is not None:
                 problems[:] = [*found, err]
             if wait is None or not any(map(_may_be_a_reload, [*found, err])):

@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from polyclinic.errors import FederationError
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.identity import Identity
+from polyclinic.federation.over_nats.websocket import require_websocket
 
 log = logging.getLogger("polyclinic.federation")
 
@@ -67,6 +68,7 @@ class Link:
         Raises:
             FederationError: the hub is not there, is not the one whose certificate is pinned, or refuses the key.
         """
+        require_websocket(self.identity.urls)
         self._closing, self._refused, self._refusals = False, "", 0
         self._client = Client()
         try:
