@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.node.node import Node
 from polyclinic.plans.source import PlanSource, load_plan_class
 from polyclinic.plans.workbench import build
+from tests.node.postgresql import BINARIES, running_server
 
 PLAN = """\
 import random
@@ -128,6 +129,15 @@ class Work:
 @pytest.fixture(scope="session")
 def work() -> type[Work]:
     return Work
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server, without a schema: each test has one of its own."""
+    if not BINARIES:
+        pytest.skip("the package postgresql is not installed")
+    with running_server() as url:
+        yield url
 
 
 @pytest.fixture

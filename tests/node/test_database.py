@@ -1,12 +1,8 @@
 """A node's database: a real PostgreSQL server beside SQLite, and a disk that is full."""
 
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import DBAPIError
@@ -16,45 +12,13 @@ from polyclinic.node.database import DATABASE_URL, DATABASE_VARIABLE, open_datab
 from polyclinic.node.journal import Journal
 from polyclinic.node.journal_check import read, verify
 from polyclinic.node.node import Node
+from tests.node.postgresql import PASSWORD
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-PASSWORD = "not-to-be-seen"
 SHA = "5e" * 32
 
 
-@pytest.fixture(scope="module")
-def server():
-    """The URL of a PostgreSQL server of the test's own, without its database's schema."""
-    if not BINARIES:
-        pytest.skip("the package postgresql is not installed")
-    binaries, folder = BINARIES[-1].parent, Path(tempfile.mkdtemp(prefix="polyclinic-pg-"))
-    # The server refuses to run as root.
-    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, **user)
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    password.chmod(0o644)
-    data = folder / "data"
-
-    def run(*words):
-        subprocess.run([str(word) for word in words], check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run(binaries / "initdb", "-D", data, "-U", "clinic", "-A", "scram-sha-256", "--pwfile", password, "-N")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run(binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+pg8000://clinic:{PASSWORD}@127.0.0.1:{port}/postgres"
-    finally:
-        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_a_node_in_postgresql(server, tmp_path):
-    url = f"{server}?schema=guys"
+def test_a_node_in_postgresql(postgresql, tmp_path):
+    url = f"{postgresql}?schema=guys"
     node = Node.create(tmp_path, "Guy's", database=url)
     (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(20)))
     node.registry.add("tabular", {"path": tmp_path / "t.csv", "target": "y"}, tags=["t"], name="data")
@@ -68,12 +32,12 @@ def test_a_node_in_postgresql(server, tmp_path):
         Node.create(tmp_path, "Other", database=url)
     assert PASSWORD not in str(caught.value)
     assert not (tmp_path / "other").exists()
-    Node.create(tmp_path, "Other", database=f"{server}?schema=other")
+    Node.create(tmp_path, "Other", database=f"{postgresql}?schema=other")
 
 
-def test_a_journal_in_postgresql_is_one_chain_and_refuses_changes(server, tmp_path):
-    engine = open_database(f"{server}?schema=journal")
-    journals = [Journal(open_database(f"{server}?schema=journal"), folder=tmp_path) for _ in range(3)]
+def test_a_journal_in_postgresql_is_one_chain_and_refuses_changes(postgresql, tmp_path):
+    engine = open_database(f"{postgresql}?schema=journal")
+    journals = [Journal(open_database(f"{postgresql}?schema=journal"), folder=tmp_path) for _ in range(3)]
     for journal in journals * 5:
         journal.write("policy", digest=SHA)
         journal.flush()
@@ -88,8 +52,8 @@ def test_a_journal_in_postgresql_is_one_chain_and_refuses_changes(server, tmp_pa
     assert verify(engine, folder=tmp_path).row == 5
 
 
-def test_a_password_in_the_environment_is_not_written_down(server, tmp_path, monkeypatch):
-    url = f"{server}?schema=secret"
+def test_a_password_in_the_environment_is_not_written_down(postgresql, tmp_path, monkeypatch):
+    url = f"{postgresql}?schema=secret"
     monkeypatch.setenv(DATABASE_VARIABLE, url)
     node = Node.create(tmp_path, "Guy's", database=url)
     assert PASSWORD not in (node.folder / DATABASE_URL).read_text()
