@@ -3,8 +3,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from polyclinic import InProcessFederation, simulate
-from polyclinic.errors import DatasetChanged, FederationError, NoMatchingNodes
+from polyclinic.errors import DatasetChanged, FederationError, NoMatchingNodes, NotTrusted
 from polyclinic.experiment.participants import find_participants
+from polyclinic.federation.in_process import open_nodes
+from polyclinic.messages.replies import Failure
 from polyclinic.node.node import Node
 
 TABLE = "{columns}\n" + "".join(f"{k % 7},{k % 5},{k % 2}\n" for k in range(20))
@@ -161,3 +163,60 @@ def test_a_node_that_cannot_answer(add, place):
     node.registry = None
     with pytest.raises(FederationError, match="node ash could not answer: AttributeError"):
         find_participants(federation, ("heart",), None, None)
+
+
+class NotTrusting(InProcessFederation):
+    """Nodes of which some do not trust the researcher."""
+
+    def __init__(self, place, *who):
+        super().__init__(open_nodes(place))
+        self.who = who
+
+    def send(self, requests, deadline=None):
+        for reply in super().send(requests, deadline):
+            refusal = Failure(
+                request_id=reply.request_id,
+                node_id=reply.node_id,
+                code="not-trusted",
+                stage="receive",
+                what=f"node {reply.node_id} does not trust researcher ada",
+                to_do=f"its data manager can: polyclinic node trust {reply.node_id} ada",
+            )
+            yield refusal if reply.node_id in self.who else reply
+
+
+def test_nodes_that_do_not_trust_the_researcher_are_left_out_with_a_warning(add, place):
+    for name in ("Ash", "Elm", "Oak"):
+        add(name, "a", "heart")
+    federation = NotTrusting(place, "ash", "oak")
+    what = "goes on without these: node ash does not trust researcher ada; node oak does not"
+    with pytest.warns(UserWarning, match=what) as warned:
+        participants = find_participants(federation, ("heart",), None, None)
+    assert [p.node_id for p in participants] == ["elm"]
+    to_do = "its data manager can: polyclinic node trust ash ada; its data manager can: polyclinic node trust oak ada"
+    assert str(warned[0].message).endswith(f"\n{to_do}")
+    with pytest.warns(UserWarning, match=what), pytest.raises(NoMatchingNodes, match="min_nodes asks for 2: Elm"):
+        find_participants(federation, ("heart",), None, 2)
+
+
+def test_no_node_that_trusts_the_researcher_is_left(add, place):
+    add("Ash", "a", "heart")
+    add("Elm", "b", "lung")
+    what = "no node with the tags 'heart' works for you: node ash does not trust researcher ada"
+    with pytest.raises(NotTrusted, match=what) as caught:
+        find_participants(NotTrusting(place, "ash"), ("heart",), None, None)
+    assert caught.value.to_do == "its data manager can: polyclinic node trust ash ada"
+
+
+def test_no_node_at_all_trusts_the_researcher_who_looks_for_what_nobody_has(add, place):
+    add("Ash", "a", "heart")
+
+    class OfInterest(NotTrusting):
+        """A hub's: whoever has nothing of what is searched does not say that it refuses."""
+
+        def send(self, requests, deadline=None):
+            (request,) = requests.values()
+            return InProcessFederation.send(self, requests) if request.tags else super().send(requests)
+
+    with pytest.raises(NotTrusted, match="no node with data works for you: node ash does not trust"):
+        find_participants(OfInterest(place, "ash"), ("hart",), None, None)

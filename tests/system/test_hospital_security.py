@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from polyclinic import Experiment
-from polyclinic.errors import FederationError, JoinRefused
+from polyclinic.errors import FederationError, JoinRefused, NotTrusted
+from polyclinic.experiment.participants import find_participants
 from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.joining import join
 from polyclinic.federation.hub.parties import Parties
@@ -31,6 +32,7 @@ from polyclinic.federation.over_nats.identity import Identity, KeyPair, node_ide
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.over_nats.signing import Envelope, seal
 from polyclinic.federation.over_nats.subjects import REPLIES, REQUESTS, Role
+from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.federation.places import create_nodes
 from tests.system.hospitals import NAMES, NODES, STEPS, Hospitals, experiment, in_background, until
 
@@ -245,11 +247,22 @@ def test_a_researcher_whom_the_node_does_not_trust_is_told_so(
 ) -> None:
     eve.save(tmp_path / "eve")
     federation = NatsFederation(tmp_path / "eve")
-    with pytest.raises(FederationError, match="does not trust researcher eve-") as caught:
-        experiment(federation, tmp_path / "run", hospitals.marks, ballast=1, round_limit=1).run()
-    federation.close()
+    found = experiment(federation, tmp_path / "run", hospitals.marks, ballast=1, round_limit=1)
+    with pytest.raises(NotTrusted, match="'fed_heart_disease' works for you: node cleveland does ") as caught:
+        found.run()
     assert "its data manager can: polyclinic node trust" in caught.value.to_do
+    # What the hospitals tell of themselves is for all: that they do not have this is said, and not that they refuse.
+    with pytest.raises(NotTrusted, match="no node with data works for you"):
+        find_participants(federation, ["another-disease"], None, None)
     assert hospitals.steps() == 0
+    # One that trusts is enough.
+    place = hospitals.tries.place / "hungary"
+    Trust.load(place).plus(eve.party_id, eve.keys.public_key).save(place)
+    with pytest.warns(UserWarning, match="goes on without these: node cleveland does not trust researcher eve-"):
+        found.run()
+    assert found.records[-1].nodes == ("Hungary",)
+    Trust.load(place).without(eve.party_id).save(place)
+    federation.close()
 
 
 def test_a_request_that_the_hub_makes_up_is_refused(hospitals: Hospitals, ada: Identity) -> None:

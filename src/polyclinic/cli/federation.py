@@ -108,7 +108,7 @@ def _show_here(place: Path) -> None:
     from polyclinic.federation.in_process import InProcessFederation
 
     federation = InProcessFederation.at(place)
-    answers = search(federation, (), [node.node_id for node in federation.nodes()])
+    answers, _ = search(federation, (), [node.node_id for node in federation.nodes()])
     table = Table("node", "dataset", "tags", "train", "test")
     table.columns[0].no_wrap = True
     table.columns[2].overflow = "fold"

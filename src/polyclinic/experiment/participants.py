@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from polyclinic.aggregators.aggregator import Aggregator
-from polyclinic.errors import ConfigError, DatasetChanged, FederationError, NoMatchingNodes, nearest
+from polyclinic.errors import ConfigError, DatasetChanged, FederationError, NoMatchingNodes, NotTrusted, nearest
+from polyclinic.experiment.failures import advice
 from polyclinic.experiment.observers import Observer, tell
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.node_state import NodeState
@@ -29,7 +30,7 @@ class Participant:
 def find_participants(
     federation: Federation, tags: Sequence[str], only: Sequence[str] | None, min_nodes: int | None
 ) -> list[Participant]:
-    """The participants, by node id.
+    """The participants, by node id. Nodes that do not trust the researcher are left out, with a warning.
 
     Args:
         federation: where to look.
@@ -39,10 +40,11 @@ def find_participants(
 
     Raises:
         NoMatchingNodes: no node has the tags, fewer than ``min_nodes`` have them, or a node has two datasets with them.
+        NotTrusted: no node is left.
         DatasetChanged: a dataset changed or vanished since it was registered.
         FederationError: ``only`` names a node that is not there.
     """
-    answers = search(federation, tags, _chosen(federation, only))
+    answers, refusals = search(federation, tags, _chosen(federation, only))
     found, problems = [], []
     for answer in answers:
         if len(answer.datasets) > 1:
@@ -62,7 +64,9 @@ def find_participants(
             raise DatasetChanged(message, to_do="put the data back, or register the dataset again at that node")
         warnings.warn(message, stacklevel=4)
     if not found:
-        raise _nothing_found(federation, tags, only)
+        raise _refused(tags, refusals) if refusals else _nothing_found(federation, tags, only)
+    if refusals:
+        warnings.warn(f"goes on without these: {_told(refusals)}\n{advice(refusals)}", stacklevel=4)
     if min_nodes is not None and len(found) < min_nodes:
         raise NoMatchingNodes(
             f"{len(found)} nodes have data with the tags {_listed(tags)}, min_nodes asks for {min_nodes}: "
@@ -105,20 +109,26 @@ def chosen_by(aggregator: Aggregator, round_index: int, participants: Sequence[P
     return [p for node_id, p in there.items() if node_id in chosen]
 
 
-def search(federation: Federation, tags: Sequence[str], node_ids: Sequence[str]) -> list[SearchReply]:
-    """What these nodes hold with all of these tags, by node id.
+def search(
+    federation: Federation, tags: Sequence[str], node_ids: Sequence[str]
+) -> tuple[list[SearchReply], list[Failure]]:
+    """What these nodes hold with all of these tags, and the nodes that do not trust the researcher; by node id.
 
     Raises:
         FederationError: if a node could not answer.
     """
     requests = {n: SearchRequest(request_id=uuid.uuid4().hex, tags=tuple(tags)) for n in node_ids}
-    answers = []
-    for reply in federation.send(requests):
-        if isinstance(reply, Failure):
+    answers: list[SearchReply] = []
+    refusals: list[Failure] = []
+    for reply in sorted(federation.send(requests), key=lambda reply: reply.node_id):
+        if isinstance(reply, SearchReply):
+            answers.append(reply)
+            continue
+        assert isinstance(reply, Failure)
+        if reply.code != NotTrusted.code:
             raise FederationError(f"node {reply.node_id} could not answer: {reply.what}", to_do=reply.to_do)
-        assert isinstance(reply, SearchReply)
-        answers.append(reply)
-    return sorted(answers, key=lambda answer: answer.node_id)
+        refusals.append(reply)
+    return answers, refusals
 
 
 def _require_same_columns(participants: Sequence[Participant]) -> None:
@@ -151,9 +161,22 @@ def _chosen(federation: Federation, only: Sequence[str] | None) -> list[str]:
     return sorted({ids[name] for name in only})
 
 
-def _nothing_found(federation: Federation, tags: Sequence[str], only: Sequence[str] | None) -> NoMatchingNodes:
-    answers = search(federation, (), _chosen(federation, only))
+def _refused(tags: Sequence[str], refusals: Sequence[Failure]) -> NotTrusted:
+    what = f"no node with the tags {_listed(tags)} works for you" if tags else "no node with data works for you"
+    return NotTrusted(f"{what}: {_told(refusals)}", to_do=advice(refusals))
+
+
+def _told(refusals: Sequence[Failure]) -> str:
+    return "; ".join(refusal.what for refusal in refusals)
+
+
+def _nothing_found(
+    federation: Federation, tags: Sequence[str], only: Sequence[str] | None
+) -> NoMatchingNodes | NotTrusted:
+    answers, refusals = search(federation, (), _chosen(federation, only))
     there = sorted({tag for answer in answers for dataset in answer.datasets for tag in dataset.tags})
+    if not there and refusals:
+        return _refused((), refusals)
     if not there:
         return NoMatchingNodes(
             f"none of {len(answers)} nodes has a dataset", to_do="add one: polyclinic node add-dataset --help"

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from html import escape
 from pathlib import Path
 
+from polyclinic.errors import NotTrusted
 from polyclinic.federation.federation import Federation, NodeInfo
 from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.node_state import Heard, Watchers
@@ -137,7 +138,7 @@ class NatsFederation(Federation):
                 if isinstance(arrived, BaseException):
                     raise arrived
                 waiting.discard(arrived.node_id)
-                yield arrived
+                yield self._of_interest(requests[arrived.node_id], arrived)
                 continue
             showing.look(list(sending.asked), connected=at_hub[1].link.connected)
             now = time.monotonic()
@@ -181,6 +182,14 @@ class NatsFederation(Federation):
                 to_do="ask the hospital to start it (polyclinic node start); or set min_nodes to go on without it",
             )
         return None
+
+    def _of_interest(self, request: Request, reply: Reply) -> Reply:
+        """The reply; that a node does not trust the researcher is of no interest where it has nothing of what is
+        searched."""
+        if not (isinstance(request, SearchRequest) and isinstance(reply, Failure) and reply.code == NotTrusted.code):
+            return reply
+        told = self._directory.search(reply.node_id, request.request_id, request.tags)
+        return reply if self._directory.nodes[reply.node_id].heard is None or told.datasets else told
 
     def _answered_here(self, requests: Mapping[str, Request], sending: Sending) -> Iterator[Reply]:
         """Searches at nodes that are away, because nobody should have to wait until they return; and what a node of
