@@ -37,10 +37,9 @@ for number in range(count):
     if number == stuck_at:
         event.listen(engine, "commit", stay)
     journal.write("ended", request=f"{name}-{number}", outcome="done")
-    journal.flush()
     usage.add("ada", "heart", f"{name}-{number}", rounds=1, seconds=2.0)
-    usage.flush()
-    approvals.use(approval)
+    with usage.flushing() as write:
+        journal.flush(write, lambda connection: approvals.use(connection, approval))
     print(f"{name}-{number}", flush=True)
 """
 PATIENCE = 120

@@ -154,6 +154,25 @@ def test_searches_are_answered_while_a_node_trains(hospitals: Hospitals, tmp_pat
     assert later() is None
 
 
+def test_what_is_cancelled_while_it_waits_leaves_the_queue_at_once(hospitals: Hospitals, tmp_path: Path) -> None:
+    hospitals.wait(True)
+    found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks, nodes=["hungary"], round_limit=1)
+    end = in_background(found.run)
+    hospitals.training(1)
+    other = experiment(hospitals.federation, tmp_path / "other", hospitals.marks, nodes=["hungary"], round_limit=1)
+    waiting = in_background(other.run)
+    until(lambda: hospitals.status("hungary").queue == {"ada": 1}, "the queue")
+    other.cancel()
+    assert isinstance(waiting(), Cancelled)
+    until(lambda: hospitals.status("hungary").queue == {}, "an empty queue")
+    assert hospitals.status("hungary").task is not None
+    hospitals.wait(False)
+    assert end() is None
+    # It was answered once and for all, and asking again tries again.
+    other.run()
+    assert other.round == 1
+
+
 def test_little_is_left_at_the_hub(hospitals: Hospitals, tmp_path: Path) -> None:
     def stored() -> dict[str, int]:
         return {name: number for name, (number, _) in asyncio.run(look(hospitals.tries.hub)).stored.items()}

@@ -69,6 +69,33 @@ def test_a_new_researcher_comes_next() -> None:
     assert taken(turns, 3) == ["c1", "a2", "b2"]
 
 
+def test_one_that_is_removed_leaves_its_place_to_the_next() -> None:
+    turns = Turns()
+    jobs = {name: job(name) for name in ("a1", "a2", "b1")}
+    for one in jobs.values():
+        turns.add(one)
+    assert turns.remove(jobs["a1"])
+    assert not turns.remove(jobs["a1"])
+    assert names(turns) == ["a2", "b1"]
+    assert turns.remove(jobs["b1"])
+    assert taken(turns, 1) == ["a2"]
+    assert not turns.remove(jobs["a2"])
+
+
+def test_one_that_comes_when_the_last_was_removed_is_taken() -> None:
+    async def wait() -> Any:
+        turns = Turns()
+        turns.add(first := job("a1"))
+        turns.remove(first)
+        taking = asyncio.ensure_future(turns.take())
+        await asyncio.sleep(0)
+        assert not taking.done()
+        turns.add(job("b1"))
+        return await asyncio.wait_for(taking, 10)
+
+    assert asyncio.run(wait()).name == "b1"
+
+
 def test_one_that_comes_is_taken_at_once() -> None:
     async def wait() -> Any:
         turns = Turns()

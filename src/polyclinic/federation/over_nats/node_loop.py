@@ -24,6 +24,7 @@ from nats.aio.msg import Msg
 
 import polyclinic
 from polyclinic.errors import FederationError, MessageError, PolyclinicError
+from polyclinic.federation.in_process import stopped
 from polyclinic.federation.node_state import RECEIVING, SENDING, WAITING, NodeState
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.answering import Answering
@@ -51,8 +52,6 @@ _RETRY_SECONDS = 2.0
 # What people watch may be so old: work does not wait for it.
 _NEWS_SECONDS = 0.5
 _NAMED = 20  # of those before a request, in what is told of it
-# Of a reply without its tensors; the rest of what fits is for envelope and tensors.
-_MAX_BODY_BYTES = subjects.CHUNK_BYTES
 
 
 class NodeLoop:
@@ -83,6 +82,7 @@ class NodeLoop:
         self._registered: list[RegisteredDataset] | None = None
         self._datasets: list[Any] = []
         self._searching = asyncio.Lock()
+        self._settling = asyncio.Lock()
         self._news = asyncio.Event()
         self._doing = Doing(self._link, self._gate, governance, self._workshop, say=self._say, news=self._news.set)
         self._started = time.time()
@@ -182,7 +182,8 @@ class NodeLoop:
         job = Job(envelope, request, inline, ends, message)
         if isinstance(request, SearchRequest | ApprovalRequest):
             # Not queued: what a node holds and allows is answered also while it works.
-            self._answer_aside(job)
+            self._jobs[envelope.id] = job
+            self._aside(job, self._answered(job))
             return
         self._jobs[envelope.id] = job
         self._turns.add(job)
@@ -212,8 +213,15 @@ class NodeLoop:
         for name in frames:
             job = self._jobs.get(name)
             if job and job.envelope.sender == researcher:
-                log.info("request %s is stopped by %s", job.envelope.request_id, researcher)
-                job.stop.set()
+                self._stop(job)
+
+    def _stop(self, job: Job) -> None:
+        """Stops a job for its researcher. One that waits is answered at once, and its place in the queue is free."""
+        log.info("request %s is stopped by %s", job.envelope.request_id, job.envelope.sender)
+        job.stop.set()
+        if self._turns.remove(job):
+            self._aside(job, self._answer_stopped(job))
+            self._news.set()
 
     def _stop_here(self) -> None:
         if self._current is not None:
@@ -244,24 +252,30 @@ class NodeLoop:
         answer = self._replies.find(job.envelope)
         scratch = self._workshop.scratch()
         try:
-            if answer is not None:
-                log.info("request %s was done before; answered again", job.envelope.request_id)
-                await self._send(job, answer, again=True)
-            else:
+            again = answer is not None
+            if answer is None:
                 answer = self._kept(job, await self._doing.done(job, scratch))
-                await self._send(job, answer, again=False)
+            else:
+                log.info("request %s was done before; answered again", job.envelope.request_id)
+            self._say(SENDING)
+            await self._send(job, answer, again=again)
         finally:
-            # It waits for the disk, and nobody shall wait for that: the hub has the reply.
-            await asyncio.to_thread(self._tidy, job, scratch)
+            await self._tidy(job, scratch)
 
     async def _send(self, job: Job, answer: Answer, *, again: bool) -> None:
-        self._say(SENDING)
         await self._answering.answer(job.envelope, answer, again=again)
         await self._acknowledge(job.message)
 
-    def _tidy(self, job: Job, scratch: Path) -> None:
-        self._replies.settle(job.envelope)
-        shutil.rmtree(scratch, ignore_errors=True)
+    async def _tidy(self, job: Job, scratch: Path | None = None) -> None:
+        """Waits for the disk, as nobody else has to: the hub has the reply."""
+
+        def tidy() -> None:
+            self._replies.settle(job.envelope)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+        async with self._settling:
+            await asyncio.to_thread(tidy)
 
     def _kept(self, job: Job, answer: Answer) -> Answer:
         try:
@@ -271,10 +285,21 @@ class NodeLoop:
 
     # ---- answering
 
-    def _answer_aside(self, job: Job) -> None:
-        task = asyncio.ensure_future(self._answered(job))
-        self._jobs[job.envelope.id] = job
+    def _aside(self, job: Job, answering: Coroutine[Any, Any, None]) -> None:
+        """Answers a job beside the one that is worked on."""
+        task = asyncio.ensure_future(answering)
         task.add_done_callback(lambda _: self._jobs.pop(job.envelope.id, None))
+
+    async def _answer_stopped(self, job: Job) -> None:
+        answer = Answer(stopped(job.envelope.request_id, self._me.party_id))
+        try:
+            # What was done before stays what is answered if it is asked for again.
+            if self._replies.find(job.envelope) is None:
+                answer = self._kept(job, answer)
+            await self._send(job, answer, again=False)
+            await self._tidy(job)
+        except MessageError as err:
+            await self._refuse(job.message, err)
 
     async def _answered(self, job: Job) -> None:
         reply = await (self._found(job) if isinstance(job.request, SearchRequest) else self._doing.approval(job))

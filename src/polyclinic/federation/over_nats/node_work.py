@@ -81,6 +81,16 @@ class Turns:
         self._waiting.setdefault(job.envelope.sender, deque()).append(job)
         self._some.set()
 
+    def remove(self, job: Job) -> bool:
+        """Takes one out that need not be done any more; False if it does not wait."""
+        jobs = self._waiting.get(job.envelope.sender, deque())
+        if job not in jobs:
+            return False
+        jobs.remove(job)
+        if not jobs:
+            del self._waiting[job.envelope.sender]
+        return True
+
     async def take(self) -> Job:
         """The next one, as soon as there is one."""
         while not self._waiting:
