@@ -19,8 +19,9 @@ from polyclinic.errors import MessageError
 from polyclinic.messages.message import Message
 from polyclinic.messages.requests import Request
 from polyclinic.node import sandbox, seccomp
+from polyclinic.node.cgroups import Groups
 from polyclinic.node.sandbox import Box
-from polyclinic.node.sandbox_limits import Watch
+from polyclinic.node.sandbox_limits import Watch, group_settings, passed_in
 from polyclinic.node.stop import Progress
 from polyclinic.node.worker import Frame, load_tensors, progress_in, read_frame, write_frame
 
@@ -37,23 +38,27 @@ class WorkerProcess:
     Args:
         box: what its plan may see and use; None: all that this process may.
         contained: whether it runs in a sandbox, or has the limits of the box only.
+        groups: the node's control groups, for one that bounds it as a whole; None: there are none.
 
     Raises:
-        SandboxError: it was to run in a sandbox, and none can be made.
+        SandboxError: it was to run in a sandbox or a control group, and none can be made.
     """
 
-    def __init__(self, box: Box | None = None, *, contained: bool = True) -> None:
+    def __init__(self, box: Box | None = None, *, contained: bool = True, groups: Groups | None = None) -> None:
         self._sandbox: int | None = None  # a descriptor of the sandbox's first process
         self.watch: Watch | None = None
+        self._box = box
         self._said = bytearray()  # the last of what it printed
         if box is not None and contained:
             sandbox.require()
+        self._group = None if box is None or groups is None else groups.make(group_settings(box.resources))
+        if box is not None and contained:
             self._process, root = self._contained(box)
         else:
             words = [sys.executable, "-m", "polyclinic.node.worker"]
             words = words if box is None else sandbox.worker_command(box.resources, own_user=False)
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            self._process = _start(words, box, environment)
+            self._process = _start(self._entering(words), box, environment)
             root = self.pid
         if box is None:
             return
@@ -61,14 +66,15 @@ class WorkerProcess:
         if root is not None:
             # The sandbox has a process of its own that ends the others.
             own = 2 if contained else 1
-            self.watch = Watch(root, own, box.resources, (box.state, box.scratch), self.end_group)
+            self.watch = Watch(root, own, box.resources, (box.state, box.scratch), self.end_group, self._group)
 
     def _contained(self, box: Box) -> tuple[subprocess.Popen[bytes], int | None]:
         told, info = os.pipe()
         calls = _as_file(seccomp.program())
         try:
             words = sandbox.command(box, info=info, filter_=calls)
-            # Without variables: those of the sandbox's first process can be read in it.
+            # Without variables: those of the sandbox's first process can be read in it. A shell adds some.
+            words = self._entering(["/usr/bin/env", "-i", *words])
             process = _start(words, box, {}, pass_fds=(info,) if calls is None else (info, calls))
         finally:
             for descriptor in (info, calls):
@@ -80,6 +86,9 @@ class WorkerProcess:
             self._sandbox = os.pidfd_open(root)
         return process, root
 
+    def _entering(self, words: list[str]) -> list[str]:
+        return words if self._group is None else self._group.entering(words)
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -87,6 +96,15 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def over(self) -> str:
+        """The limit that it passed, if it was ended for that; to be asked before `kill`."""
+        over = "" if self.watch is None else self.watch.over
+        if not over and self._group is not None and self._box is not None:
+            # The system ends a group at once, and the watch looks a few times a second.
+            over = passed_in(self._group, self._box.resources)
+        return over
 
     @property
     def output(self) -> BinaryIO:
@@ -144,6 +162,8 @@ class WorkerProcess:
         if self._sandbox is not None:
             os.close(self._sandbox)
             self._sandbox = None
+        if self._group is not None:
+            self._group.end()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):  # what was still to be written has no reader any more
                 cast("BinaryIO", stream).close()
@@ -151,6 +171,8 @@ class WorkerProcess:
 
     def end_group(self) -> None:
         """Kills the worker and all that it started. May be called from another thread than the one that waits."""
+        if self._group is not None:
+            self._group.kill()
         if (descriptor := self._sandbox) is not None:
             # The first process of a sandbox takes all others along, whatever they do.
             with suppress(OSError):

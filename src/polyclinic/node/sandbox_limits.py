@@ -1,7 +1,8 @@
 """How much a plan may use: limits that its process has, and a watch over all processes of its sandbox.
 
 A process's own limits hold at once, but each for itself. The watch adds up over processes and files, a few times a
-second, and has the whole sandbox killed when it uses more than it may.
+second, and has the whole sandbox killed when it uses more than it may. Where there are control groups, the system adds
+up memory, processes and processors itself, and at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from polyclinic.node.cgroups import Group
 from polyclinic.node.policy import Resources
 
 _BUSY_SECONDS, _IDLE_SECONDS = 0.1, 1.0
@@ -22,6 +24,7 @@ _MANY_FILES = 10_000
 _RESERVED_BYTES = 2 << 30
 # A process's threads count as processes for the system; libraries start some for each core.
 _THREADS_A_CORE = 8
+_CPU_PERIOD = 100_000  # microseconds
 
 
 def limits_of(resources: Resources, *, own_user: bool) -> dict[str, int]:
@@ -38,8 +41,37 @@ def limits_of(resources: Resources, *, own_user: bool) -> dict[str, int]:
         "RLIMIT_CORE": 0,
     }
     if own_user:
-        limits["RLIMIT_NPROC"] = resources.processes + _THREADS_A_CORE * (os.cpu_count() or 1)
+        limits["RLIMIT_NPROC"] = _tasks(resources)
     return limits
+
+
+def group_settings(resources: Resources) -> dict[str, str]:
+    """The settings of a worker's control group, by their files' names."""
+    cores = resources.cpu_cores
+    return {
+        "cpu.max": f"{'max' if cores is None else max(1000, round(cores * _CPU_PERIOD))} {_CPU_PERIOD}",
+        "memory.max": str(int(resources.memory_gb * 1e9)),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",  # all or nothing: a worker without one of its processes would only hang
+        "pids.max": str(_tasks(resources) + 2),  # two of bubblewrap
+    }
+
+
+def passed_in(group: Group, resources: Resources) -> str:
+    """The limit that a control group has refused to pass, for a reader; empty if none."""
+    if group.count("memory.events", "oom_kill"):
+        return _more_memory(resources)
+    if group.count("pids.events", "max"):
+        return f"more than {resources.processes} processes, counted with their threads"
+    return ""
+
+
+def _more_memory(resources: Resources) -> str:
+    return f"more than {resources.memory_gb:g} GB of memory"
+
+
+def _tasks(resources: Resources) -> int:
+    return resources.processes + _THREADS_A_CORE * (os.cpu_count() or 1)
 
 
 def apply(limits: Mapping[str, int], cores: float | None = None) -> None:
@@ -76,11 +108,19 @@ class Watch:
         resources: the limits.
         folders: where they may write.
         end: kills them all.
+        group: that they are in, if any.
     """
 
     def __init__(
-        self, root: int, own: int, resources: Resources, folders: tuple[Path, ...], end: Callable[[], None]
+        self,
+        root: int,
+        own: int,
+        resources: Resources,
+        folders: tuple[Path, ...],
+        end: Callable[[], None],
+        group: Group | None = None,
     ) -> None:
+        self._group = group
         self.busy = True
         self.over = ""  # the limit that was passed, for a reader
         self._root, self._own, self._resources = root, own, resources
@@ -101,6 +141,8 @@ class Watch:
                 return
 
     def _passed(self) -> str:
+        if self._group is not None and (passed := passed_in(self._group, self._resources)):
+            return passed
         most = self._resources.processes + self._own
         found = processes_below(self._root, most)
         if len(found) > most:
@@ -112,7 +154,7 @@ class Watch:
         most_memory = self._resources.memory_gb * 1e9
         # What forked processes share is counted for each of them at first; the exact sum takes longer.
         if memory_of(found) > most_memory and exact_memory_of(found) > most_memory:
-            return f"more than {self._resources.memory_gb:g} GB of memory"
+            return _more_memory(self._resources)
         if disk_of(found, self._folders) > self._resources.file_gb * 1e9:
             return f"more than {self._resources.file_gb:g} GB of files, or than {_MANY_FILES} files"
         return ""

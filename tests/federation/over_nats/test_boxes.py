@@ -12,6 +12,7 @@ from polyclinic.errors import SandboxError
 from polyclinic.federation.over_nats.boxes import Boxes
 from polyclinic.messages.replies import Failure, TrainReply
 from polyclinic.node import sandbox
+from polyclinic.node.cgroups import Groups
 from tests.node.governed import request
 from tests.node.hostile import Hospital
 
@@ -75,6 +76,14 @@ def test_without_bubblewrap_nothing_runs_and_the_node_says_why(
     finally:
         sandbox._looked.cache_clear()
     assert "plans run with limits only" in _described(boxes, LIMITS_ONLY)
+
+
+def test_a_node_says_whether_control_groups_hold_what_plans_use(boxes_under: Any, tmp_path: Path) -> None:
+    boxes, _ = boxes_under(LIMITS_ONLY)
+    boxes._groups = None
+    assert "watched, as no control group is delegated to the node" in boxes.describe()
+    boxes._groups = Groups(tmp_path, ("memory", "pids"))
+    assert "held by control groups (memory, pids)" in boxes.describe()
 
 
 def _described(boxes: Boxes, policy: str) -> str:

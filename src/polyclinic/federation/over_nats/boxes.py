@@ -25,7 +25,7 @@ from typing import Any
 from polyclinic.errors import PolicyInvalid, SandboxError
 from polyclinic.federation.worker_process import WorkerProcess
 from polyclinic.messages.requests import WorkRequest
-from polyclinic.node import sandbox
+from polyclinic.node import cgroups, sandbox
 from polyclinic.node.node import Node
 from polyclinic.node.policy import Policy, PolicyFile
 from polyclinic.node.registry import RegisteredDataset
@@ -61,8 +61,7 @@ class Boxed:
     @property
     def over(self) -> str:
         """The limit that it passed, if it was ended for that."""
-        watch = self.worker.watch
-        return watch.over if watch is not None else ""
+        return self.worker.over
 
     def give(self, tensors: Path | None) -> Path | None:
         """Puts a file in its view, to be read only."""
@@ -104,6 +103,7 @@ class Boxes:
         assert node.folder is not None
         self._folder, self._work = node.folder, work
         self._policy = PolicyFile(node.folder)
+        self._groups = cgroups.delegated()
         self._boxes: dict[Key, Boxed] = {}
         self._count = 0
 
@@ -114,10 +114,15 @@ class Boxes:
         except PolicyInvalid as err:
             return f"all work is refused: {err.what}"
         if policy.sandbox == "limits-only":
-            return "plans run with limits only, and not contained: the policy says so"
+            return f"plans run with limits only, and not contained: the policy says so; {self._held()}"
         if why := sandbox.problem():
             return f"all work is refused, because plans cannot be contained: {why}"
-        return "plans run in a sandbox of bubblewrap"
+        return f"plans run in a sandbox of bubblewrap; {self._held()}"
+
+    def _held(self) -> str:
+        if self._groups is None:
+            return "what they use is watched, as no control group is delegated to the node"
+        return f"what they use is held by control groups ({', '.join(self._groups.controllers)}), and watched"
 
     def take(self, researcher: str, request: WorkRequest, dataset: RegisteredDataset) -> Boxed:
         """The worker for a request, started if there is none yet.
@@ -178,7 +183,7 @@ class Boxes:
         )
         for path in (box.state, box.scratch, box.given):
             path.mkdir(parents=True, exist_ok=True)
-        worker = WorkerProcess(box, contained=policy.sandbox == "bubblewrap")
+        worker = WorkerProcess(box, contained=policy.sandbox == "bubblewrap", groups=self._groups)
         return Boxed(worker, box, policy, described, folder)
 
     def _end(self, boxed: Boxed) -> str:
