@@ -119,30 +119,50 @@ def test_events_say_which_limit_was_passed(tmp_path: Path, file: str, text: str,
     assert passed_in(Group(tmp_path), Resources()) == passed
 
 
-@pytest.mark.skipif(bool(sandbox.problem()), reason=sandbox.problem() or "sandbox works")
+@pytest.fixture
+def hospital(tmp_path: Path) -> Iterator[Hospital]:
+    """Its workers have a folder in place of a group: what the system writes there is written by hand."""
+    if why := sandbox.problem():
+        pytest.skip(why)
+    made = Hospital(tmp_path)
+    made.workshop._boxes._groups = Groups(tmp_path / "groups", ())
+    (tmp_path / "groups").mkdir()
+    yield made
+    made.workshop.end()
+
+
+def _group_of_its_worker(hospital: Hospital) -> Path:
+    assert isinstance(hospital.run("found['x'] = 1").reply, Failure)
+    (boxed,) = hospital.workshop._boxes._boxes.values()
+    assert boxed.worker._group is not None
+    return boxed.worker._group.folder
+
+
 @pytest.mark.parametrize(
     ("file", "event", "passed"),
     [("pids.events", "max 1\n", "more than 8 processes"), ("memory.events", "oom_kill 1\n", "1.5 GB of memory")],
 )
 def test_what_a_group_refused_is_told_as_a_limit_of_the_policy(
-    tmp_path: Path, file: str, event: str, passed: str
+    hospital: Hospital, file: str, event: str, passed: str
 ) -> None:
-    # A folder in place of a group: what the system writes there is written by hand.
-    hospital = Hospital(tmp_path)
-    groups = tmp_path / "groups"
-    groups.mkdir()
-    hospital.workshop._boxes._groups = Groups(groups, ())
-    try:
-        assert isinstance(hospital.run("found['x'] = 1").reply, Failure)
-        (group,) = groups.iterdir()
-        assert (group / "cgroup.procs").read_text() == "0\n"  # it has entered
-        (group / file).write_text(event)
-        reply = hospital.run("import time; time.sleep(999)").reply
-        assert reply.code == SandboxError.code, reply
-        assert passed in reply.what
-        assert (group / "cgroup.kill").read_text() == "1"
-    finally:
-        hospital.workshop.end()
+    group = _group_of_its_worker(hospital)
+    assert (group / "cgroup.procs").read_text() == "0\n"  # it has entered
+    (group / file).write_text(event)
+    reply = hospital.run("import time; time.sleep(999)").reply
+    assert reply.code == SandboxError.code, reply
+    assert passed in reply.what
+    assert (group / "cgroup.kill").read_text() == "1"
+
+
+def test_what_the_system_killed_before_the_watch_looked_is_told_the_same(hospital: Hospital) -> None:
+    group = _group_of_its_worker(hospital)
+    (boxed,) = hospital.workshop._boxes._boxes.values()
+    assert boxed.worker.watch is not None
+    boxed.worker.watch.stop()
+    (group / "memory.events").write_text("oom_kill 2\n")
+    reply = hospital.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").reply
+    assert reply.code == SandboxError.code, reply
+    assert "1.5 GB of memory" in reply.what
 
 
 # ---- for real
