@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from polyclinic import Experiment
+from polyclinic.errors import Cancelled
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from tests.system.conftest import SOAK
 from tests.system.hospitals import (
+    NAMES,
     NODES,
     ROUNDS,
     STEPS,
@@ -101,6 +103,30 @@ def test_a_node_whose_line_is_dead_trains_on_and_answers_when_it_lives_again(
     assert_same_end(found, expected)
     assert hospitals.steps() == len(NODES) * ROUNDS * STEPS
     federation.close()
+
+
+def test_a_cancel_reaches_a_node_whose_line_was_cut_when_it_is_back(hospitals: Hospitals, tmp_path: Path) -> None:
+    hospitals.wait(True)
+    found = experiment(hospitals.federation, tmp_path / "run", hospitals.marks, round_limit=1)
+    end = in_background(found.run)
+    hospitals.training()
+    other = experiment(hospitals.federation, tmp_path / "other", hospitals.marks, nodes=NODES[1:], round_limit=1)
+    waiting = in_background(other.run)
+    until(lambda: hospitals.status(NODES[1]).queue == {"ada": 1}, "the queue")
+    hospitals.node_line.refusing = True
+    hospitals.node_line.cut()
+    until(lambda: not hospitals.status(NODES[1]).connected, "a cut line")
+    for one, ended in ((found, end), (other, waiting)):
+        one.cancel()
+        assert isinstance(ended(), Cancelled)
+    assert hospitals.status(NODES[1]).task is not None
+    hospitals.node_line.reset()
+    # The plan waits for ever; the node ends it.
+    until(lambda: hospitals.status(NODES[1]).task is None, "an end of the work")
+    assert hospitals.status(NODES[1]).queue == {}
+    hospitals.wait(False)
+    found.run()
+    assert found.records[-1].nodes == NAMES
 
 
 def test_the_hub_cannot_be_reached_at_first(hospitals: Hospitals, expected: Experiment, tmp_path: Path) -> None:

@@ -114,20 +114,6 @@ def test_a_reply_and_its_payload_stay_until_they_are_forgotten(guys, ada, bob, p
     asyncio.run(run())
 
 
-def test_withdraw_takes_ones_own_requests_out_of_the_queues(guys, kings, ada, bob, party):
-    async def run():
-        async with party(kings) as node, party(ada) as first, party(bob) as second:
-            for who in (first, second):
-                await who.client.jetstream().publish(subjects.request("kings", who.identity.party_id, "r1"), b"x")
-            assert await ask(first, "withdraw", {"requests": ["r1"]}) == {}
-            pull = await node.client.jetstream().pull_subscribe_bind(consumer="kings", stream=REQUESTS)
-            [left] = await pull.fetch(5, timeout=2)
-            assert left.subject == "req.kings.bob.r1"
-            await left.ack_sync(20)
-
-    asyncio.run(run())
-
-
 @pytest.mark.parametrize(
     ("verb", "body", "says"),
     [
@@ -138,10 +124,9 @@ def test_withdraw_takes_ones_own_requests_out_of_the_queues(guys, kings, ada, bo
         ("chunks", b'{"sha256": "a", "experiment": "*"}', "cannot be part of a subject"),
         ("forget", b'{"requests": "r1"}', "list of ids"),
         ("forget", b'{"requests": [">"]}', "cannot be part of a subject"),
-        ("withdraw", b'{"requests": ["*"]}', "cannot be part of a subject"),
         ("dance", b"{}", "no 'dance'"),
     ],
-    ids=range(9),
+    ids=range(8),
 )
 def test_a_bad_question_is_told_what_is_wrong(ada, party, verb, body, says):
     async def run():
@@ -153,11 +138,10 @@ def test_a_bad_question_is_told_what_is_wrong(ada, party, verb, body, says):
     asyncio.run(run())
 
 
-def test_a_node_cannot_forget_or_withdraw(guys, party):
+def test_a_node_cannot_forget(guys, party):
     async def run():
         async with party(guys) as node:
-            for verb in ("forget", "withdraw"):
-                assert "only researchers" in (await ask(node, verb, {"requests": []}))["error"]
+            assert "only researchers" in (await ask(node, "forget", {"requests": []}))["error"]
 
     asyncio.run(run())
 

@@ -18,7 +18,6 @@ verb          by          question                                answer
                           that have no payload; and, or,
                           ``experiment``: whose payloads, or with
                           ``sha256`` that
-``withdraw``  researcher  ``requests``: ids that no node need do  nothing
 ============  ==========  ======================================  =============================================
 
 An answer with ``error`` says what was wrong, and with ``code`` of which of our errors it is. Who asks is known by the
@@ -80,7 +79,6 @@ class Desk:
             "hello": self._hello,
             "chunks": self._chunks,
             "forget": self._forget,
-            "withdraw": self._withdraw,
         }
         assert set(self._answers) == set(subjects.DESK_VERBS)
 
@@ -239,12 +237,6 @@ class Desk:
             rest = f"{subjects.token(_text(question, 'sha256'))}.*" if "sha256" in question else ">"
             experiment = subjects.token(_text(question, "experiment"))
             await self._js.purge_stream(subjects.PAYLOADS, subject=f"down.{me}.{experiment}.{rest}")
-        return {}
-
-    async def _withdraw(self, party: Party, question: dict[str, Any]) -> dict[str, Any]:
-        me = _researcher(party)
-        for request in _tokens(question):
-            await self._js.purge_stream(subjects.REQUESTS, subject=f"req.*.{me}.{request}")
         return {}
 
     # ---- upkeep

@@ -7,13 +7,12 @@ import hashlib
 import json
 import logging
 import math
-import queue
 import secrets
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from nats.aio.msg import Msg
 
 from polyclinic import tensors
 from polyclinic.errors import FederationError, MessageError, OtherVersion, PolyclinicError
-from polyclinic.federation.node_state import NodeState
 from polyclinic.federation.over_nats import payloads, subjects
 from polyclinic.federation.over_nats.connection import CONNECT_SECONDS, Link
 from polyclinic.federation.over_nats.directory import Directory, unread_reply
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES, Lock, key_of, salt_of
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.federation.over_nats.live import state_in
+from polyclinic.federation.over_nats.sending import Sending
 from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, read_body, seal, unseal
 from polyclinic.messages import codec
 from polyclinic.messages.replies import Failure, Reply
@@ -38,29 +37,6 @@ log = logging.getLogger("polyclinic.federation")
 _LATE = "late-replies.jsonl"
 # How often it is looked whether a reply was missed, as while the connection was away.
 _LOOK_SECONDS = 5.0
-
-
-@dataclass
-class Sending:
-    """One `send`: what is asked, and what has arrived.
-
-    Args:
-        frames: the signed requests, by node.
-        asked: their envelopes, of those that are not answered yet.
-        parts: the tensors that travel apart, by SHA-256.
-        arrived: replies in the order they came, or the error that ended it.
-        taking: frames of replies whose tensors are still on their way.
-        states: what each node said last of itself; for people only.
-    """
-
-    frames: dict[str, bytes]
-    asked: dict[str, Envelope]
-    parts: dict[str, list[bytes | memoryview]]
-    experiment_id: str
-    may_be_answered: bool
-    arrived: queue.SimpleQueue[Reply | BaseException] = field(default_factory=queue.SimpleQueue)
-    taking: set[bytes] = field(default_factory=set)
-    states: dict[str, NodeState] = field(default_factory=dict)
 
 
 class Correspondence:
@@ -191,9 +167,13 @@ class Correspondence:
 
     async def _request(self, sending: Sending, node_id: str, envelope: Envelope) -> None:
         if sending.asked.get(node_id) is envelope:
-            subject = subjects.request(node_id, self._me.party_id, envelope.request_id)
-            ttl = 0 if envelope.seconds is None else math.ceil(envelope.seconds) + 1
-            await self.link.store(subject, sending.frames[node_id], message_id=envelope.id, ttl_seconds=ttl)
+            await self._put(envelope, sending.frames[node_id], envelope.id)
+
+    async def _put(self, asked: Envelope, data: bytes, message_id: str) -> None:
+        """Stores a request at the hub, or something in its place, until its deadline."""
+        subject = subjects.request(asked.recipient, self._me.party_id, asked.request_id)
+        ttl = 0 if asked.seconds is None else math.ceil(asked.seconds) + 1
+        await self.link.store(subject, data, message_id=message_id, ttl_seconds=ttl)
 
     async def _upload(self, sending: Sending, sha256: str, parts: list[bytes | memoryview]) -> None:
         """Uploads a payload, unless another sending has done so or is at it."""
@@ -232,10 +212,9 @@ class Correspondence:
         """The sending is over, whether all have answered or not."""
         with suppress(ValueError):
             self._sendings.remove(sending)
-        left = [envelope.request_id for envelope in sending.asked.values()]
-        if left:
+        if sending.asked:
             await self.stop(sending)
-            self.tidy("withdraw", {"requests": left})
+            self._tidy(partial(self._withdraw, list(sending.asked.values())))
         for sha256 in sending.parts:
             name = (sending.experiment_id, sha256)
             if name not in self._uses:
@@ -247,6 +226,10 @@ class Correspondence:
                     upload.cancel()
                 self.tidy("forget", {"experiment": sending.experiment_id, "sha256": sha256})
 
+    async def _withdraw(self, asked: list[Envelope]) -> None:
+        """Leaves an empty message in the place of each request, for nodes that are away, or cannot be told to stop."""
+        await asyncio.gather(*(self._put(envelope, b"", f"{envelope.id}-withdrawn") for envelope in asked))
+
     def tidy(self, verb: str, question: dict[str, Any]) -> None:
         """Has the desk delete something; if it cannot, the hub does so after some days."""
         if inline := self._inline.intersection(question.get("requests", ())):
@@ -254,12 +237,18 @@ class Correspondence:
             question = {**question, "inline": sorted(inline)}
 
         async def ask() -> None:
+            await asyncio.wait_for(self.link.ask_desk(verb, question), 60)
+
+        self._tidy(ask)
+
+    def _tidy(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def done() -> None:
             try:
-                await asyncio.wait_for(self.link.ask_desk(verb, question), 60)
+                await work()
             except (PolyclinicError, TimeoutError) as err:
                 log.warning("the hub could not tidy up: %s", err)
 
-        self._start(ask(), name="tidy")
+        self._start(done(), name="tidy")
 
     # ---- replies
 

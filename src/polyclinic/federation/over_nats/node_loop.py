@@ -171,7 +171,8 @@ class NodeLoop:
         Raises:
             MessageError, NotTrusted: it is refused.
         """
-        if not message.data:  # withdrawn by the researcher
+        if not message.data:
+            self._withdrawn(message)
             await self._acknowledge(message)
             return
         envelope, request, inline = await self._gate.request(message)
@@ -213,6 +214,14 @@ class NodeLoop:
         for name in frames:
             job = self._jobs.get(name)
             if job and job.envelope.sender == researcher:
+                self._stop(job)
+
+    def _withdrawn(self, message: Msg) -> None:
+        """An empty message has taken a request's place at the hub: it need not be done. Unlike what comes to
+        `_on_control`, it waits for a node whose line is cut. The server guards the subject."""
+        _, _, *whose = message.subject.split(".", 3)
+        for job in list(self._jobs.values()):
+            if [job.envelope.sender, job.envelope.request_id] == whose and not job.stop.is_set():
                 self._stop(job)
 
     def _stop(self, job: Job) -> None:

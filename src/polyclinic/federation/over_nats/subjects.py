@@ -3,7 +3,8 @@
 =====================================================  =========================================================
 subject                                                what it carries
 =====================================================  =========================================================
-``req.<node>.<researcher>.<request>``                  a request; durable until its node has acknowledged it
+``req.<node>.<researcher>.<request>``                  a request; durable until its node has acknowledged it.
+                                                       Empty: the one before it is withdrawn
 ``rep.<researcher>.<node>.<request>``                  its reply; durable until the researcher says `forget`
 ``down.<researcher>.<experiment>.<sha256>.<chunk>``    bytes from a researcher, once for all nodes
 ``up.<researcher>.<node>.<request>.<sha256>.<chunk>``  bytes of a node's reply, for this researcher only
@@ -45,7 +46,7 @@ ACK_WAIT_SECONDS = 10.0  # after which a node that was killed and has come back 
 PROGRESS_EVERY_SECONDS = 3.0
 
 # What a party may ask of the desk; both question and answer are JSON objects. See polyclinic.federation.hub.desk.
-DESK_VERBS = ("hello", "chunks", "forget", "withdraw")
+DESK_VERBS = ("hello", "chunks", "forget")
 REFRESH = "admin.refresh"  # from the operator's commands to the desk: the list of parties has changed
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
