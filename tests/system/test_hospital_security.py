@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from polyclinic import Experiment
-from polyclinic.errors import FederationError, JoinRefused, NotTrusted
+from polyclinic.errors import FederationError, JoinRefused, NotTrusted, RoundFailed
 from polyclinic.experiment.participants import find_participants
 from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.joining import join
@@ -173,6 +173,8 @@ def test_a_researcher_who_is_revoked_is_cut_off_in_a_round(hospitals: Hospitals,
     assert isinstance(error, FederationError)
     assert "this party was revoked" in error.to_do
     federation.close()
+    # The plans wait for ever; the nodes end them.
+    until(lambda: all(hospitals.status(node).task is None for node in NODES), "an end of the work")
     hospitals.wait(False)
 
 
@@ -262,6 +264,32 @@ def test_a_researcher_whom_the_node_does_not_trust_is_told_so(
         found.run()
     assert found.records[-1].nodes == ("Hungary",)
     Trust.load(place).without(eve.party_id).save(place)
+    federation.close()
+
+
+def test_work_for_a_researcher_who_is_not_trusted_any_more_is_stopped(
+    hospitals: Hospitals, eve: Identity, tmp_path: Path
+) -> None:
+    eve.save(tmp_path / "eve")
+    place = hospitals.tries.place / "hungary"
+    Trust.load(place).plus(eve.party_id, eve.keys.public_key).save(place)
+    federation = NatsFederation(tmp_path / "eve")
+    hospitals.wait(True)
+    (hospitals.marks / "stoppable").touch()
+    long = {"batch_size": 16, "num_updates": 100_000}
+    settings: dict[str, Any] = {"ballast": 1, "round_limit": 1, "nodes": ["hungary"]}
+    ends = []
+    for name in ("run", "waits"):
+        found = experiment(federation, tmp_path / name, hospitals.marks, training_args=dict(long), **settings)
+        ends.append(in_background(found.run))
+        hospitals.training(1)
+    until(lambda: hospitals.status("hungary").queue == {eve.party_id: 1}, "the queue")
+    Trust.load(place).without(eve.party_id).save(place)
+    for end in ends:
+        error = end()
+        assert isinstance(error, RoundFailed)
+        assert error.codes == {"not-trusted"}
+    assert "is stopped: its researcher is not trusted any more" in hospitals.log("hungary")
     federation.close()
 
 

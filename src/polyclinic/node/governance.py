@@ -23,6 +23,7 @@ from polyclinic.errors import (
     ConfigError,
     LeavingRefused,
     NotApproved,
+    NotTrusted,
     PolicyInvalid,
     PolicyRefused,
     PolyclinicError,
@@ -310,7 +311,8 @@ class Governance:
     ) -> None:
         facts: dict[str, Any] = {"outcome": "done"}
         if isinstance(reply, Failure):
-            outcome = {Cancelled.code: "stopped", NotApproved.code: "stopped", LeavingRefused.code: "refused"}
+            outcome = dict.fromkeys((Cancelled.code, NotApproved.code, NotTrusted.code), "stopped")
+            outcome[LeavingRefused.code] = "refused"
             facts = {"outcome": outcome.get(reply.code, "failed"), "code": reply.code, "stage": reply.stage}
         elif isinstance(reply, TrainReply):
             facts |= {"rows": reply.num_samples, "loss": admission.policy.leaves.losses}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from polyclinic.errors import MessageError, NotTrusted
 from polyclinic.federation.over_nats.gate import Gate, id_in
-from polyclinic.federation.over_nats.identity import KeyPair
+from polyclinic.federation.over_nats.identity import KeyPair, node_identity_folder
 from polyclinic.federation.over_nats.signing import Envelope, Payload, content_digest, seal
 from polyclinic.federation.over_nats.trust import Trust
 from polyclinic.messages import codec
@@ -115,3 +115,20 @@ def test_a_researcher_who_is_not_trusted_is_told_what_to_do(tmp_path):
 def test_the_id_of_a_refused_frame_is_found_where_there_is_one():
     assert id_in(frame()) == "f"
     assert [id_in(data) for data in (b"", b"x" * 200, bytes(64) + b"\x02\x00\x00\x00[]")] == ["", "", ""]
+
+
+def test_who_is_off_the_list_or_has_another_key_is_not_trusted_any_more(tmp_path):
+    link = SimpleNamespace(identity=SimpleNamespace(party_id="guys", keys=GUYS))
+    gate = Gate(tmp_path, link)
+    trust = Trust().plus("ada", ADA.public_key)
+    trust.save(tmp_path)
+    asyncio.run(gate.request(SimpleNamespace(subject="req.guys.ada.r", data=frame())))
+    assert gate.trusts("ada")
+    trust.plus("ada", EVE.public_key).save(tmp_path)
+    assert not gate.trusts("ada")
+    trust.without("ada").save(tmp_path)
+    assert not gate.trusts("ada")
+    Trust(everyone=True).save(tmp_path)
+    assert gate.trusts("ada")
+    (node_identity_folder(tmp_path) / "trusted.json").write_text("{")
+    assert not gate.trusts("ada")

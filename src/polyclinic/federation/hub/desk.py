@@ -132,10 +132,18 @@ class Desk:
             for node_id in sorted(there - nodes):
                 await streams.drop_consumer(self._js, node_id)
         for party in self._parties.to_sweep():
+            if party.role is Role.RESEARCHER:
+                await self._withdraw(party.party_id)
             for stream, subject in streams.owned_by(party.role, party.party_id):
                 await self._js.purge_stream(stream, subject=subject)
             self._parties.swept(party.party_id)
             log.info("%s %s: revoked, and all that it had here is deleted", party.role, party.party_id)
+
+    async def _withdraw(self, researcher: str) -> None:
+        """Puts empty messages in the place of a researcher's requests, so that nodes stop working on them."""
+        info = await self._js.stream_info(subjects.REQUESTS, subjects_filter=f"req.*.{researcher}.*")
+        for subject in info.state.subjects or {}:
+            await self._js.publish(subject, b"", stream=subjects.REQUESTS)
 
     # ---- messages
 

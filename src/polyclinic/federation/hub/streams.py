@@ -123,7 +123,8 @@ async def consumers(js: JetStreamContext) -> dict[str, ConsumerInfo]:
 
 
 def owned_by(role: Role, party_id: str) -> list[tuple[str, str]]:
-    """All that a party may have at the server: streams, and the subjects to purge in them."""
+    """What a party may have at the server: streams, and the subjects to purge in them. A researcher's requests are not
+    purged but withdrawn."""
     if role is Role.NODE:
         return [
             (subjects.REQUESTS, f"req.{party_id}.>"),
@@ -132,7 +133,6 @@ def owned_by(role: Role, party_id: str) -> list[tuple[str, str]]:
             (subjects.PAYLOADS, f"up.*.{party_id}.*.*.*"),
         ]
     return [
-        (subjects.REQUESTS, f"req.*.{party_id}.*"),
         (subjects.REPLIES, f"rep.{party_id}.>"),
         (subjects.PAYLOADS, f"down.{party_id}.>"),
         (subjects.PAYLOADS, f"up.{party_id}.>"),

@@ -26,7 +26,7 @@ from polyclinic.node.registry import RegisteredDataset
 
 log = logging.getLogger("polyclinic.node")
 
-# How long an approval may be revoked before the work under it stops.
+# How long an approval may be revoked, or a researcher not be trusted, before the work stops.
 _LOOK_SECONDS = 1.0
 
 
@@ -70,6 +70,7 @@ class Doing:
                 answer, sent = await self._worked(job, admission.dataset, scratch)
             finally:
                 watching.cancel()
+            answer = await self._if_trusted(job, answer)
             leaving = (request, answer.reply, answer.tensors, sent)
             reply, tensors = await asyncio.to_thread(self._governance.ended, admission, *leaving)
             if isinstance(reply, Failure):
@@ -142,10 +143,22 @@ class Doing:
     async def _stop_if_revoked(self, job: Job, admission: Admission) -> None:
         # Not at once: it has just been looked at, and short work is looked at again at its end.
         await asyncio.sleep(_LOOK_SECONDS)
+        why = "its approval was revoked"
         while await asyncio.to_thread(self._governance.stands, admission):
+            if not self._gate.trusts(job.envelope.sender):
+                why = "its researcher is not trusted any more"
+                break
             await asyncio.sleep(_LOOK_SECONDS)
-        log.warning("request %s is stopped: its approval was revoked", job.envelope.request_id)
+        log.warning("request %s is stopped: %s", job.envelope.request_id, why)
         job.stop.set()
+
+    async def _if_trusted(self, job: Job, answer: Answer) -> Answer:
+        """The answer, if its researcher is still trusted: nothing leaves for anybody else."""
+        try:
+            await self._gate.still_trusted(job.envelope.sender)
+        except PolyclinicError as err:
+            return Answer(self._failed(job, err))
+        return answer
 
     async def _fetch(self, job: Job, scratch: Path) -> Path | None:
         """The file with the request's tensors."""

@@ -226,7 +226,7 @@ class NodeLoop:
 
     def _stop(self, job: Job) -> None:
         """Stops a job for its researcher. One that waits is answered at once, and its place in the queue is free."""
-        log.info("request %s is stopped by %s", job.envelope.request_id, job.envelope.sender)
+        log.info("request %s of %s is stopped", job.envelope.request_id, job.envelope.sender)
         job.stop.set()
         if self._turns.remove(job):
             self._aside(job, self._answer_stopped(job))
