@@ -122,13 +122,13 @@ def replied(header: dict[str, Any], node: str) -> dict[str, Any]:
     return ids | {"kind": "failure/1", "code": "message", "stage": "receive", "what": "unknown kind"}
 
 
-def first_version(header: dict[str, Any]) -> dict[str, Any]:
+def first_version(header: dict[str, Any], node: str = "first") -> dict[str, Any]:
     """What version 1.0 replies. It reads no field that came later, and fails on one."""
-    reply = replied(header, "first")
+    reply = replied(header, node)
     if reply["kind"] == "train-reply/1":
         known = header_of((GOLDEN / "train-request-1.bin").read_bytes())
         if odd := fields_of(header) - fields_of(known):
-            reply = replied({**header, "kind": "none"}, "first") | {"what": f"unknown {sorted(odd)}"}
+            reply = replied({**header, "kind": "none"}, node) | {"what": f"unknown {sorted(odd)}"}
     return reply
 
 
@@ -189,12 +189,13 @@ def test_nodes_of_an_earlier_and_of_a_later_minor_version_work(
 ) -> None:
     with (
         other_node(hospitals, "first", {"versions": {"messages": "1.0"}}, first_version) as first,
+        other_node(hospitals, "silent", {}, lambda header: first_version(header, "silent")) as silent,
         other_node(hospitals, "later", {"versions": {"messages": "1.7"}, "mood": "good"}, later_version) as later,
     ):
-        heard_of(federation, first, later)
-        found = run(federation, tmp_path / "run", "first", "later")
-        assert found.records[-1].nodes == ("first", "later")
-        assert found.records[-1].notes == ("first: trained", "later: trained")
+        heard_of(federation, first, later, silent)
+        found = run(federation, tmp_path / "run", "first", "later", "silent")
+        assert found.records[-1].nodes == ("first", "later", "silent")
+        assert found.records[-1].notes == ("first: trained", "later: trained", "silent: trained")
         assert {header["kind"] for header in first.asked} >= {"train-request/1"}
         # They sent back what they were sent.
         one, other = found.model("last").state_dict(), found.model(0).state_dict()

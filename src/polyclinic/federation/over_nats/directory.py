@@ -27,6 +27,7 @@ from polyclinic.messages.version import MAJOR, as_of, needed_minor, parse_versio
 log = logging.getLogger("polyclinic.federation")
 
 _FILE = "nodes.json"
+_FIRST_VERSIONS = {"messages": "1.0"}  # of a node that does not tell any, as none did then
 
 
 @dataclass
@@ -156,7 +157,8 @@ class Directory:
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             about = json.loads(data)
             known.queue = {str(who): int(number) for who, number in about.get("queue", {}).items()}
-            known.versions = {str(what): str(number)[:20] for what, number in about.get("versions", {}).items()}
+            told = about.get("versions", _FIRST_VERSIONS)
+            known.versions = {str(what): str(number)[:20] for what, number in told.items()}
             known.working = _working(about.get("working"))
             if (known.name, known.datasets) != (about["name"], about["datasets"]):
                 # What the node calls itself counts, and not what it was called when it was invited.
