@@ -162,7 +162,8 @@ def test_experiments_are_the_same(tmp_path_factory, sizes, batch_size, updates, 
         **length,
     )
     assert way == f"stacked: {len(sizes)} nodes together"
-    assert_same(one, other)
+    # Some of these diverge, and what is added up in another order with them.
+    assert_same(one, other, tolerance=1e-7)
 
 
 def test_steps_that_are_recorded_and_groups_of_many_sizes_change_nothing(tmp_path, monkeypatch):

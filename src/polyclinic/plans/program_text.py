@@ -44,7 +44,11 @@ class Chunk:
 
     @cached_property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text)
+        try:
+            return ast.parse(self.text)
+        except SystemError:
+            # Python 3.11 counts how deep it is over all threads, and stumbles if another one parses meanwhile.
+            return ast.parse(self.text)
 
     @cached_property
     def lines(self) -> list[str]:

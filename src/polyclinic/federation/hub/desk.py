@@ -32,6 +32,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import nats
@@ -125,12 +126,7 @@ class Desk:
         """
         await self._reloader.reload()
         async with self._changing:
-            nodes = {party.party_id for party in self._parties.members(Role.NODE)}
-            there = set(await streams.consumers(self._js))
-            for node_id in sorted(nodes - there):
-                await streams.make_consumer(self._js, node_id)
-            for node_id in sorted(there - nodes):
-                await streams.drop_consumer(self._js, node_id)
+            await _when_ready(self._set_consumers)
         for party in self._parties.to_sweep():
             if party.role is Role.RESEARCHER:
                 await self._withdraw(party.party_id)
@@ -144,6 +140,18 @@ class Desk:
         info = await self._js.stream_info(subjects.REQUESTS, subjects_filter=f"req.*.{researcher}.*")
         for subject in info.state.subjects or {}:
             await self._js.publish(subject, b"", stream=subjects.REQUESTS)
+
+    async def _set_consumers(self) -> None:
+        nodes = {party.party_id for party in self._parties.members(Role.NODE)}
+        there = set(await streams.consumers(self._js))
+        for node_id in sorted(nodes - there):
+            await streams.make_consumer(self._js, node_id)
+        for node_id in sorted(there - nodes):
+            await streams.drop_consumer(self._js, node_id)
+
+    async def _renew_consumer(self, node_id: str) -> None:
+        await streams.drop_consumer(self._js, node_id)
+        await streams.make_consumer(self._js, node_id)
 
     # ---- messages
 
@@ -161,7 +169,7 @@ class Desk:
 
     async def _guarded(self, handle: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
         try:
-            await _when_ready(handle, message)
+            await handle(message)
         except PolyclinicError as err:
             log.warning("%s: refused: %s", message.subject, err.what)
             await self._respond(message, {"error": err.what, "to_do": err.to_do, "code": err.code})
@@ -182,7 +190,7 @@ class Desk:
         await self._reloader.reload()
         if party.role is Role.NODE:
             async with self._changing:
-                await streams.make_consumer(self._js, party.party_id)
+                await _when_ready(partial(streams.make_consumer, self._js, party.party_id))
         log.info("%s %s joined with key %s", party.role, party.party_id, public_key)
         await self._respond(message, {"id": party.party_id, "role": party.role, "name": party.name})
 
@@ -206,8 +214,7 @@ class Desk:
         if question.get("starts") and party.role is Role.NODE:
             # A new consumer delivers at once what the old one waits to be acknowledged.
             async with self._changing:
-                await streams.drop_consumer(self._js, party.party_id)
-                await streams.make_consumer(self._js, party.party_id)
+                await _when_ready(partial(self._renew_consumer, party.party_id))
         other = Role.RESEARCHER if party.role is Role.NODE else Role.NODE
         return {
             "time": time.time(),
@@ -274,13 +281,14 @@ class Desk:
         self._start(again())
 
 
-async def _when_ready(handle: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
-    """Handles a message. The server's store is deaf for a moment whenever users come or go, and what was half done then
-    may be in its own way: all of it is done again, which changes nothing twice."""
+async def _when_ready(act: Callable[[], Awaitable[object]]) -> None:
+    """Does what changes nothing if it is done twice. The server's store is deaf for a moment whenever users come or go,
+    and what was half done then may be in its own way: all of it is done again."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return await handle(message)
+            await act()
+            return
         except (ServiceUnavailableError, ServerError):
             if time.monotonic() > until:
                 raise

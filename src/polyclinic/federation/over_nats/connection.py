@@ -225,22 +225,24 @@ class Link:
         """The answer; raises if the hub's disk is full, for then its server is silent."""
 
         async def doubt() -> None:
-            while True:
+            while not (await self.ask_desk("hello", {})).get("full"):
                 await asyncio.sleep(_DOUBT_SECONDS)
-                if (await self.ask_desk("hello", {})).get("full"):
-                    raise FederationError(
-                        "the disk of the hub is full", to_do="ask its operator to make room; then run() goes on"
-                    )
+            raise FederationError(
+                "the disk of the hub is full", to_do="ask its operator to make room; then run() goes on"
+            )
 
-        answer, doubting = asyncio.ensure_future(asking), asyncio.ensure_future(doubt())
+        answer = asyncio.ensure_future(asking)
+        tasks: list[asyncio.Future[Any]] = [answer]
         try:
-            done, _ = await asyncio.wait((answer, doubting), return_when=asyncio.FIRST_COMPLETED)
-            if answer not in done:
-                doubting.result()
+            if not (await asyncio.wait(tasks, timeout=_DOUBT_SECONDS))[0]:
+                tasks.append(asyncio.ensure_future(doubt()))
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not answer.done():
+                    tasks[1].result()
             return await answer
         finally:
-            answer.cancel()
-            doubting.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def ask(self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None) -> Msg:
         """Sends again and again until there is an answer.

@@ -26,7 +26,7 @@ from polyclinic.federation.over_nats.directory import Directory, unread_reply
 from polyclinic.federation.over_nats.encryption import LOCK_BYTES, Lock, key_of, salt_of
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.federation.over_nats.live import state_in
-from polyclinic.federation.over_nats.sending import Sending
+from polyclinic.federation.over_nats.sending import Sending, described_tensors, require_fit
 from polyclinic.federation.over_nats.signing import Envelope, Payload, check, content_digest, read_body, seal, unseal
 from polyclinic.messages import codec
 from polyclinic.messages.replies import Failure, Reply
@@ -37,6 +37,10 @@ log = logging.getLogger("polyclinic.federation")
 _LATE = "late-replies.jsonl"
 # How often it is looked whether a reply was missed, as while the connection was away.
 _LOOK_SECONDS = 5.0
+_TIDY_SECONDS = 2.0
+
+# A request, by its node and id; or a payload, by its experiment and SHA-256.
+Key = tuple[str, str]
 
 
 class Correspondence:
@@ -59,6 +63,7 @@ class Correspondence:
         # Large replies come one after the other: the first is added up while the next is on its way, and chunks of few
         # of them are in memory.
         self._fetching = asyncio.Semaphore(1)
+        self._tidying: dict[Key, asyncio.Task[None]] = {}
         self._inline: set[str] = set()  # requests whose replies brought their tensors with them
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -126,10 +131,10 @@ class Correspondence:
             sending.experiment_id = getattr(request, "experiment_id", "")
             salt = salt_of(self._me.keys, sending.experiment_id)
             if id(request.tensors) not in described:
-                described[id(request.tensors)] = _described(request, salt)
+                described[id(request.tensors)] = described_tensors(request, salt)
             parts, payload = described[id(request.tensors)]
             head = b"".join(codec.encode(request.model_copy(update={"tensors": {}})))
-            _require_fit(head)
+            require_fit(head)
             inline = b"" if payload else b"".join(parts)
             lock = Lock(salt, key_of(self._me.keys, payload.sha256)).to_bytes() if payload else b""
             envelope = Envelope(
@@ -167,6 +172,7 @@ class Correspondence:
 
     async def _request(self, sending: Sending, node_id: str, envelope: Envelope) -> None:
         if sending.asked.get(node_id) is envelope:
+            await self._no_more_tidying((node_id, envelope.request_id))
             await self._put(envelope, sending.frames[node_id], envelope.id)
 
     async def _put(self, asked: Envelope, data: bytes, message_id: str) -> None:
@@ -185,6 +191,7 @@ class Correspondence:
                 return subjects.down(self._me.party_id, sending.experiment_id, sha256, chunk)
 
             async def upload() -> None:
+                await self._no_more_tidying(name)
                 there: Collection[int] = ()
                 if sending.may_be_answered:  # else nobody can have begun to upload it
                     question = {"experiment": sending.experiment_id, "sha256": sha256}
@@ -214,7 +221,10 @@ class Correspondence:
             self._sendings.remove(sending)
         if sending.asked:
             await self.stop(sending)
-            self._tidy(partial(self._withdraw, list(sending.asked.values())))
+            for envelope in sending.asked.values():
+                # An empty message in its place, for nodes that are away, or cannot be told to stop.
+                put = partial(self._put, envelope, b"", f"{envelope.id}-withdrawn")
+                self._tidy(put, (envelope.recipient, envelope.request_id))
         for sha256 in sending.parts:
             name = (sending.experiment_id, sha256)
             if name not in self._uses:
@@ -224,13 +234,9 @@ class Correspondence:
                 del self._uses[name]
                 if upload := self._uploads.pop(name, None):
                     upload.cancel()
-                self.tidy("forget", {"experiment": sending.experiment_id, "sha256": sha256})
+                self.tidy("forget", {"experiment": sending.experiment_id, "sha256": sha256}, name)
 
-    async def _withdraw(self, asked: list[Envelope]) -> None:
-        """Leaves an empty message in the place of each request, for nodes that are away, or cannot be told to stop."""
-        await asyncio.gather(*(self._put(envelope, b"", f"{envelope.id}-withdrawn") for envelope in asked))
-
-    def tidy(self, verb: str, question: dict[str, Any]) -> None:
+    def tidy(self, verb: str, question: dict[str, Any], of: Key | None = None) -> None:
         """Has the desk delete something; if it cannot, the hub does so after some days."""
         if inline := self._inline.intersection(question.get("requests", ())):
             self._inline -= inline
@@ -239,16 +245,27 @@ class Correspondence:
         async def ask() -> None:
             await asyncio.wait_for(self.link.ask_desk(verb, question), 60)
 
-        self._tidy(ask)
+        self._tidy(ask, of)
 
-    def _tidy(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _tidy(self, work: Callable[[], Coroutine[Any, Any, None]], of: Key | None) -> None:
         async def done() -> None:
             try:
                 await work()
             except (PolyclinicError, TimeoutError) as err:
                 log.warning("the hub could not tidy up: %s", err)
+            finally:
+                if of is not None and self._tidying.get(of) is asyncio.current_task():
+                    del self._tidying[of]
 
-        self._start(done(), name="tidy")
+        task = self._start(done(), name="tidy")
+        if of is not None:
+            self._tidying[of] = task
+
+    async def _no_more_tidying(self, of: Key) -> None:
+        """What is sent again must not be deleted by what was still to be tidied up of the time before."""
+        if task := self._tidying.get(of):
+            await asyncio.wait((task,), timeout=_TIDY_SECONDS)
+            task.cancel()
 
     # ---- replies
 
@@ -368,22 +385,8 @@ class Correspondence:
             if self.link.connected:
                 self._directory.note_absence()
 
-    def _start(self, work: Any, name: str | None = None) -> None:
+    def _start(self, work: Any, name: str | None = None) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _described(request: Request, salt: bytes) -> tuple[list[bytes | memoryview], Payload | None]:
-    """A request's tensors as bytes, and what names them, if they travel apart."""
-    parts = tensors.encode(request.tensors) if request.tensors else []
-    return parts, payloads.describe(parts, salt) if sum(map(len, parts)) > payloads.INLINE_BYTES else None
-
-
-def _require_fit(head: bytes) -> None:
-    if len(head) > subjects.CHUNK_BYTES:
-        raise MessageError(
-            f"the request has {len(head) / 1e6:.1f} MB without its tensors, at most "
-            f"{subjects.CHUNK_BYTES / 1e6:.1f} MB travel",
-            to_do="a plan or its arguments are too large: data belong in a dataset at the node",
-        )
+        return task

@@ -119,7 +119,8 @@ class Doing:
         """What came of the work, and the file of the tensors that were sent for it."""
         request_id, me, sent = job.envelope.request_id, self._link.identity.party_id, None
         try:
-            sent = await _unless_stopped(job, self._fetch(job, scratch))
+            fetching = self._fetch(job, scratch)
+            sent = await (_unless_stopped(job, fetching) if job.envelope.payload else fetching)
             if job.stop.is_set():
                 return Answer(stopped_here(job) if job.stopped_here else stopped(request_id, me)), sent
             if job.is_late:
