@@ -71,8 +71,12 @@ def _looked() -> str:
     program = shutil.which("bwrap")
     if program is None:
         return "bubblewrap is not installed (on Debian and its kin: apt install bubblewrap)"
-    trial = [program, *_SEPARATE, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    # With this Python, which the node's user may be let to run, and not to show to a sandbox.
+    trial = [program, *_SEPARATE, *_system(), "--proc", "/proc", "--dev", "/dev"]
     try:
+        for tree in _outermost_first(python_trees()):
+            trial += ["--ro-bind", str(tree), str(tree)]
+        trial += ["--", sys.executable, "-I", "-c", ""]
         done = subprocess.run(trial, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as err:
         return f"bubblewrap cannot be run: {err}"

@@ -78,6 +78,20 @@ def test_without_bubblewrap_nothing_runs_and_the_node_says_why(
     assert "plans run with limits only" in _described(boxes, LIMITS_ONLY)
 
 
+@pytest.mark.skipif(bool(sandbox.problem()), reason=sandbox.problem() or "sandbox works")
+def test_where_the_sandbox_cannot_run_this_python_the_node_says_so(
+    boxes_under: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    boxes, _ = boxes_under("")
+    sandbox._looked.cache_clear()
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
+    try:
+        assert "all work is refused" in boxes.describe()
+        assert "python3" in boxes.describe()
+    finally:
+        sandbox._looked.cache_clear()
+
+
 def test_a_node_says_whether_control_groups_hold_what_plans_use(boxes_under: Any, tmp_path: Path) -> None:
     boxes, _ = boxes_under(LIMITS_ONLY)
     boxes._groups = None
