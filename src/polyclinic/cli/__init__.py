@@ -50,8 +50,10 @@ def options(
 
 def main() -> None:
     """Runs the command line; an error of ours is a message and exit code 1, never a traceback."""
+    from polyclinic.cli.ctrl_c import keep_ctrl_c
     from polyclinic.errors import PolyclinicError
 
+    keep_ctrl_c()
     try:
         app()
     except PolyclinicError as err:
