@@ -73,7 +73,8 @@ async def in_sandbox(workshop: Workshop, node: Node, number: int) -> None:
     sent.write_bytes(b"".join(tensors.encode(asked.tensors)))
     envelope: Any = SimpleNamespace(sender="ada", recipient="node")
     message: Any = None
-    answer = await workshop.do(Job(envelope, asked, b"", None, message), sent, scratch, lambda: None)
+    (dataset,) = node.registry.datasets()
+    answer = await workshop.do(Job(envelope, asked, b"", None, message), dataset, sent, scratch, lambda: None)
     assert isinstance(answer.reply, TrainReply), answer.reply
 
 

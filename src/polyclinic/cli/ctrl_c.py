@@ -17,8 +17,8 @@ _SECONDS = 0.05
 def keep_ctrl_c() -> None:
     """Has a Ctrl-C come again that Python could not raise.
 
-    One that falls into the callback of a weak reference, or the end of an object, is printed and forgotten otherwise, and
-    the program goes on. While modules are imported, many of these are called.
+    One that falls into the callback of a weak reference, or the end of an object, is printed and forgotten otherwise,
+    and the program goes on. While modules are imported, many of these are called.
     """
     before = sys.unraisablehook
 
