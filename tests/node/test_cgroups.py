@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from polyclinic.messages.replies import Failure
 from polyclinic.node import sandbox
 from polyclinic.node.cgroups import Group, Groups, divide, own_group
 from polyclinic.node.policy import Resources
-from polyclinic.node.sandbox_limits import group_settings, passed_in
+from polyclinic.node.sandbox_limits import Watch, group_settings, passed_in
 from tests.node.hostile import Hospital
 
 V2 = "25 20 0:23 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -131,11 +132,12 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
     made.workshop.end()
 
 
-def _group_of_its_worker(hospital: Hospital) -> Path:
+def _its_worker(hospital: Hospital) -> tuple[Watch, Path]:
     assert isinstance(hospital.run("found['x'] = 1").reply, Failure)
     (boxed,) = hospital.workshop._boxes._boxes.values()
     assert boxed.worker._group is not None
-    return boxed.worker._group.folder
+    assert boxed.worker.watch is not None
+    return boxed.worker.watch, boxed.worker._group.folder
 
 
 @pytest.mark.parametrize(
@@ -145,20 +147,26 @@ def _group_of_its_worker(hospital: Hospital) -> Path:
 def test_what_a_group_refused_is_told_as_a_limit_of_the_policy(
     hospital: Hospital, file: str, event: str, passed: str
 ) -> None:
-    group = _group_of_its_worker(hospital)
+    watch, group = _its_worker(hospital)
     assert (group / "cgroup.procs").read_text() == "0\n"  # it has entered
-    (group / file).write_text(event)
+
+    def happens_at_work() -> None:
+        while not watch.busy:  # a worker that is ended at rest has another one in its place
+            time.sleep(0.01)
+        (group / file).write_text(event)
+
+    happening = threading.Thread(target=happens_at_work)
+    happening.start()
     reply = hospital.run("import time; time.sleep(999)").reply
+    happening.join()
     assert reply.code == SandboxError.code, reply
     assert passed in reply.what
     assert (group / "cgroup.kill").read_text() == "1"
 
 
 def test_what_the_system_killed_before_the_watch_looked_is_told_the_same(hospital: Hospital) -> None:
-    group = _group_of_its_worker(hospital)
-    (boxed,) = hospital.workshop._boxes._boxes.values()
-    assert boxed.worker.watch is not None
-    boxed.worker.watch.stop()
+    watch, group = _its_worker(hospital)
+    watch.stop()
     (group / "memory.events").write_text("oom_kill 2\n")
     reply = hospital.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").reply
     assert reply.code == SandboxError.code, reply

@@ -7,6 +7,7 @@ up memory, processes and processors itself, and at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import stat
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from polyclinic.node.cgroups import Group
 from polyclinic.node.policy import Resources
+
+log = logging.getLogger("polyclinic.node")
 
 _BUSY_SECONDS, _IDLE_SECONDS = 0.1, 1.0
 _MANY_FILES = 10_000
@@ -135,7 +138,15 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(_BUSY_SECONDS if self.busy else _IDLE_SECONDS):
-            if passed := self._passed():
+            try:
+                passed = self._passed()
+            except OSError:  # what was looked at was going away
+                continue
+            except Exception:
+                # A plan that nobody watches any more must not go on.
+                log.exception("a plan's use cannot be watched")
+                passed = "what cannot be watched"
+            if passed:
                 self.over = passed
                 self._end()
                 return
