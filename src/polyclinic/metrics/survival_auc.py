@@ -102,13 +102,15 @@ class TimeDependentAuc(Metric):
         lowest = (np.cumsum(controls) - controls) / num_controls
         highest = lowest + controls / num_controls
         middle = (lowest + highest) / 2
-        value = float(np.average(middle, weights=weights))
+        value = min(float(np.average(middle, weights=weights)), 1.0)
         bound = max(_largest(highest, light, heavy) - value, value + _largest(-lowest, light, heavy))
         above = (np.cumsum(weights[::-1])[::-1] - weights / 2) / weights.sum()
         spread = np.tensordot(weight**2, cases, axes=1) @ (middle - value) ** 2 / weights.sum() ** 2
         spread += controls @ (above - value) ** 2 / num_controls**2
-        # No spread: a perfect order, or a single pair.
-        effective = min(value * (1 - value) / spread, total) if spread > 0 else min(num_cases, num_controls)
+        # No spread, but for rounding: a perfect order, or a single pair.
+        effective = (
+            min(value * (1 - value) / spread, total) if 0 < value < 1 and spread else min(num_cases, num_controls)
+        )
         interval = around(value, wilson(value, effective), error_bound=bound, low=0.0, high=1.0)
         return Estimate(value, *interval, int(total), error_bound=bound)
 
