@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -70,6 +72,22 @@ def journal_verify(node):
     command = [sys.executable, "-m", "polyclinic", "node", "journal", "verify", node.node_id]
     done = subprocess.run([*command, "--at", str(node.folder.parent)], capture_output=True, text=True)
     return done.returncode, done.stderr
+
+
+def test_programs_that_begin_at_once_make_the_tables_once(node):
+    for _ in range(5):
+        with database_of(node.folder).begin() as connection:
+            connection.exec_driver_sql("DROP TABLE IF EXISTS usage")
+        ready = threading.Barrier(6)
+
+        def begin(_, ready=ready):
+            engine = database_of(node.folder)
+            ready.wait(PATIENCE)
+            return UsageAccount(engine)
+
+        with ThreadPoolExecutor(6) as pool:
+            accounts = list(pool.map(begin, range(6)))
+        assert accounts[0].used("ada", "heart") == Usage()
 
 
 def test_several_writers_at_once_make_one_chain_and_right_sums(node, approval):

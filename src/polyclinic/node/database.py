@@ -6,14 +6,14 @@ import os
 import sqlite3
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, URL, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
@@ -185,10 +185,11 @@ def kept_open(engine: Engine) -> Iterator[None]:
 def make_tables(engine: Engine, *rows: type[Base]) -> None:
     """Makes the tables that are missing; another program may be doing the same."""
     tables = [Base.metadata.tables[row.__tablename__] for row in rows]
-    try:
-        Base.metadata.create_all(engine, tables=tables)
-    except (OperationalError, ProgrammingError):
-        Base.metadata.create_all(engine, tables=tables)
+    for _ in tables:  # each of them may be what the other was faster with
+        with suppress(OperationalError, ProgrammingError, IntegrityError):
+            Base.metadata.create_all(engine, tables=tables)
+            return
+    Base.metadata.create_all(engine, tables=tables)
 
 
 def _sqlite(path: Path) -> Engine:
