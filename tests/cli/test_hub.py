@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from polyclinic.cli import app
 from polyclinic.errors import ConfigError, FederationError, HubError, JoinRefused
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.node.registry import identifier
 
@@ -95,7 +96,7 @@ def test_a_hub_behind_a_forwarded_port_is_dialled_there(run, hub, tmp_path):
             return port
 
     token = run("hub", "invite", "node", "Proxied").stdout
-    port = asyncio.run(main())
+    port = event_loop.run(main())
     assert Identity.load(tmp_path / "place" / "proxied" / "hub").urls == (f"tls://127.0.0.1:{port}",)
 
 
@@ -116,7 +117,7 @@ def test_status_shows_parties_tokens_and_connections(run, hub, tmp_path):
         async with _fixtures.Party(Identity.load(tmp_path / "place" / "here" / "hub")):
             return await asyncio.to_thread(lambda: run("hub", "status").output)
 
-    said = asyncio.run(connected())
+    said = event_loop.run(connected())
     assert f"runs (process {hub.process.pid})" in said
     rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.startswith("│")}
     assert "from 127.0.0.1" in rows["here"]

@@ -16,6 +16,7 @@ from polyclinic.federation.hub.joining import join, read_token
 from polyclinic.federation.hub.layout import HubFolder
 from polyclinic.federation.hub.parties import Parties
 from polyclinic.federation.hub.running import refresh
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.subjects import Role
 
 PATIENCE = 60.0
@@ -75,7 +76,7 @@ class RunningHub:
 
     def invite(self, role, name):
         token = self.parties.invite(Role(role), name, timedelta(hours=1))
-        assert asyncio.run(refresh(self.folder))
+        assert event_loop.run(refresh(self.folder))
         return token
 
     def join(self, role, name, folder):

@@ -20,8 +20,8 @@ from polyclinic.errors import RoundFailed
 from polyclinic.federation.hub.joining import join
 from polyclinic.federation.over_nats import subjects
 from polyclinic.federation.over_nats.connection import Link
+from polyclinic.federation.over_nats.event_loop import LoopThread
 from polyclinic.federation.over_nats.identity import Identity
-from polyclinic.federation.over_nats.loop_thread import LoopThread
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.over_nats.signing import Envelope, read_body, seal, unseal
 from tests.system.hospitals import Hospitals, until

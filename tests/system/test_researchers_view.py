@@ -139,9 +139,9 @@ def test_who_waits_sees_who_is_before_them_and_so_does_the_hospital(hospitals: H
         experiment(hospitals.federation, tmp_path / "ada", hospitals.marks, nodes=[NODE], round_limit=1).run
     )
     hospitals.training(1)
-    with trusted_researcher(hospitals, "bob") as folder:
+    with trusted_researcher(hospitals, "dan") as folder:
         federation, seeing = NatsFederation(folder), Seeing()
-        found = experiment(federation, tmp_path / "bob", hospitals.marks, nodes=[NODE], round_limit=1)
+        found = experiment(federation, tmp_path / "dan", hospitals.marks, nodes=[NODE], round_limit=1)
         found._observers = [seeing]
         second = in_background(found.run)
         until(lambda: "waiting, 1 before it (ada)" in seeing.said(NAMES[0]), "bob sees who is before him")

@@ -45,9 +45,8 @@ def start(
 
     Example: `polyclinic hub start --host hub.example.org`
     """
-    import asyncio
-
     from polyclinic.federation.hub.running import run
+    from polyclinic.federation.over_nats import event_loop
 
     _log_to_the_terminal()
     folder = _folder(at)
@@ -64,7 +63,7 @@ def start(
         "websocket_port": websocket_port,
         "own_server": own_server,
     }
-    asyncio.run(run(folder, ready, **changes))
+    event_loop.run(run(folder, ready, **changes))
     typer.echo("The hub has stopped.")
 
 
@@ -81,19 +80,18 @@ def invite(
 
     Example: `polyclinic hub invite node "Guy's Hospital" --valid-for 2h`
     """
-    import asyncio
-
     from polyclinic.errors import ConfigError, nearest
     from polyclinic.federation.hub.parties import Parties
     from polyclinic.federation.hub.running import refresh
     from polyclinic.federation.hub.tokens import duration
+    from polyclinic.federation.over_nats import event_loop
     from polyclinic.federation.over_nats.subjects import Role
 
     if role not in list(Role):
         raise ConfigError(f"{role!r} cannot be invited", to_do=nearest(role, map(str, Role)))
     folder = _folder(at)
     token = Parties(folder).invite(Role(role), name, duration(valid_for))
-    known = asyncio.run(refresh(folder))
+    known = event_loop.run(refresh(folder))
     # Only the token goes to standard output, so that it can be piped.
     command = {"node": "polyclinic node join TOKEN", "researcher": "polyclinic federation use TOKEN"}[role]
     typer.echo(f"Token for {role} {name!r} (id {token.party_id}), for {command}", err=True)
@@ -111,14 +109,13 @@ def revoke(name: Annotated[str, typer.Argument(help="The party's name or id.")],
 
     Example: `polyclinic hub revoke "Guy's Hospital"`
     """
-    import asyncio
-
     from polyclinic.federation.hub.parties import Parties
     from polyclinic.federation.hub.running import refresh
+    from polyclinic.federation.over_nats import event_loop
 
     folder = _folder(at)
     party, withdrawn = Parties(folder).revoke(name)
-    known = asyncio.run(refresh(folder))
+    known = event_loop.run(refresh(folder))
     if party:
         typer.echo(f"Revoked {party.role} {party.name!r} (id {party.party_id}).")
     if withdrawn:
@@ -130,15 +127,14 @@ def revoke(name: Annotated[str, typer.Argument(help="The party's name or id.")],
 @app.command()
 def status(at: HubAt = None) -> None:
     """Show whether the hub runs, who belongs to it and is connected, and what is stored."""
-    import asyncio
-
     from rich.console import Console
 
     from polyclinic.federation.hub.status import look, tables
+    from polyclinic.federation.over_nats import event_loop
 
     folder = _folder(at)
     console = Console()
-    for part in tables(folder, asyncio.run(look(folder))):
+    for part in tables(folder, event_loop.run(look(folder))):
         console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
 
 

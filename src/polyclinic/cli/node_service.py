@@ -31,9 +31,9 @@ def start(
 
     Example: `polyclinic node start guys`
     """
-    import asyncio
     import logging
 
+    from polyclinic.federation.over_nats import event_loop
     from polyclinic.federation.over_nats.node_loop import NodeLoop
     from polyclinic.node.node import Node as TheNode
 
@@ -41,7 +41,7 @@ def start(
     # Of asyncio about the end of each TLS connection.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     folder = _folder(node, at)
-    asyncio.run(NodeLoop(TheNode.open(folder)).run())
+    event_loop.run(NodeLoop(TheNode.open(folder)).run())
     typer.echo("The node has stopped.")
 
 
@@ -151,6 +151,7 @@ def _key_at_hub(folder: Path, researcher: str) -> str:
     import asyncio
 
     from polyclinic.errors import FederationError, nearest
+    from polyclinic.federation.over_nats import event_loop
     from polyclinic.federation.over_nats.connection import Link
     from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
 
@@ -163,7 +164,7 @@ def _key_at_hub(folder: Path, researcher: str) -> str:
             await link.close()
         return {party["id"]: party["key"] for party in answer["parties"]}
 
-    known = asyncio.run(ask())
+    known = event_loop.run(ask())
     if researcher not in known:
         raise FederationError(f"the hub has no researcher {researcher!r}", to_do=nearest(researcher, known))
     typer.echo(f"The hub says that the public key of {researcher} is {known[researcher]}")

@@ -5,7 +5,6 @@ For ``polyclinic try-federation``, tests and benchmarks.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from polyclinic.federation.hub.layout import HubFolder
 from polyclinic.federation.hub.parties import Parties
 from polyclinic.federation.hub.running import refresh
 from polyclinic.federation.hub.tokens import JoinToken, duration
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.identity import Identity, hub_folder, node_identity_folder
 from polyclinic.federation.over_nats.status import NodeStatus
 from polyclinic.federation.over_nats.subjects import Role
@@ -82,12 +82,12 @@ class TryOut:
         """
         where = ["--at", str(self.hub.path), "--host", self.host, "--port", str(self.port), "--name", "try out"]
         self._start("hub", ["hub", "start", *where, *options])
-        self._wait("hub", lambda: asyncio.run(refresh(self.hub)) if self.hub.exists else False)
+        self._wait("hub", lambda: event_loop.run(refresh(self.hub)) if self.hub.exists else False)
 
     def invite(self, role: Role, name: str) -> JoinToken:
         """A join token, which the hub knows."""
         token = Parties(self.hub).invite(role, name, duration("1h"))
-        if not asyncio.run(refresh(self.hub)):
+        if not event_loop.run(refresh(self.hub)):
             raise HubError("the hub does not answer", to_do=f"look into {self.folder / 'hub.log'}")
         return token
 

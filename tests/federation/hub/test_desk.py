@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.subjects import PAYLOADS, REPLIES, REQUESTS, Role
 
 
@@ -33,7 +33,7 @@ def test_hello_tells_the_time_and_the_keys_of_the_other_side(hub, guys, kings, a
             assert keys == {"guys": guys.keys.public_key, "kings": kings.keys.public_key}
             assert to_researcher["max_bytes"] == hub.folder.settings().max_disk_bytes
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_a_request_that_was_taken_comes_again_when_its_node_starts_anew(guys, ada, party):
@@ -53,7 +53,7 @@ def test_a_request_that_was_taken_comes_again_when_its_node_starts_anew(guys, ad
             info = await pull.consumer_info()
             assert (info.num_pending, info.num_ack_pending) == (0, 0)
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_questions_are_answered_while_others_join(hub, guys, kings, party):
@@ -69,7 +69,7 @@ def test_questions_are_answered_while_others_join(hub, guys, kings, party):
             assert [answer for answer in answers if "error" in answer] == []
             assert answers
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_chunks_names_those_that_arrived_and_forget_deletes_only_ones_own(guys, ada, bob, party):
@@ -90,7 +90,7 @@ def test_chunks_names_those_that_arrived_and_forget_deletes_only_ones_own(guys, 
             assert await ask(second, "forget", {"experiment": "e1"}) == {}
             assert await ask(second, "chunks", {"experiment": "e1", "sha256": "abc"}) == {"chunks": []}
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_a_reply_and_its_payload_stay_until_they_are_forgotten(guys, ada, bob, party):
@@ -111,7 +111,7 @@ def test_a_reply_and_its_payload_stay_until_they_are_forgotten(guys, ada, bob, p
             assert await stored(researcher, REPLIES, "rep.ada.guys.r7") is None
             assert await stored(researcher, PAYLOADS, "up.ada.guys.r7.fff.0") is None
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_bad_question_is_told_what_is_wrong(ada, party, verb, body, says):
             assert says in answer["error"]
             assert (await ask(researcher, "hello"))["id"] == "ada"
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_a_node_cannot_forget(guys, party):
@@ -143,7 +143,7 @@ def test_a_node_cannot_forget(guys, party):
         async with party(guys) as node:
             assert "only researchers" in (await ask(node, "forget", {"requests": []}))["error"]
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_a_heartbeat_is_seen_and_forgotten_when_it_stops(guys, ada, party):
@@ -157,4 +157,4 @@ def test_a_heartbeat_is_seen_and_forgotten_when_it_stops(guys, ada, party):
             while await stored(researcher, subjects.NODES, subjects.heartbeat("guys")) is not None:
                 await asyncio.sleep(0.5)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    event_loop.run(asyncio.wait_for(run(), 60))

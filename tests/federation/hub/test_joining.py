@@ -1,6 +1,5 @@
 """Joining, with the real server: what works once, and what is refused with which words."""
 
-import asyncio
 import json
 import socket
 import stat
@@ -20,7 +19,7 @@ from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.joining import join, join_as_researcher, read_token, require_same_hub
 from polyclinic.federation.hub.parties import Invitation
 from polyclinic.federation.hub.tokens import JoinToken
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.identity import Identity, KeyPair, choose_hub, chosen_hub, connection_options
 from polyclinic.federation.over_nats.subjects import Role
 
@@ -42,7 +41,7 @@ def test_who_joined_can_connect_and_its_key_is_its_own(hub, tmp_path):
     identity = join(read_token(token.encode(), Role.NODE), tmp_path / "hub")
     assert (identity.party_id, identity.name, identity.role) == ("st-thomas", "St Thomas'", Role.NODE)
     assert Identity.load(tmp_path / "hub") == identity
-    assert asyncio.run(can_connect(identity))
+    assert event_loop.run(can_connect(identity))
     assert stat.S_IMODE((tmp_path / "hub" / "key.seed").stat().st_mode) == 0o600
     assert not [*(tmp_path / "hub").glob("joining-*")]
     # Neither the hub's folder nor the token has ever seen the seed.
@@ -57,7 +56,7 @@ def test_a_token_works_once(hub, tmp_path):
     with pytest.raises(JoinRefused, match=r"used already.*\n.*polyclinic hub revoke once"):
         join(token, tmp_path / "thief")
     assert [*(tmp_path / "thief").iterdir()] == []
-    assert asyncio.run(can_connect(first))
+    assert event_loop.run(can_connect(first))
 
 
 def test_an_expired_token_is_refused_by_the_clock_of_the_hub(hub, tmp_path):
@@ -123,7 +122,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(hub, tmp_path, monkeypatch):
     with pytest.raises(FederationError, match="connection broke"):
         join(token, tmp_path)
     monkeypatch.undo()
-    assert asyncio.run(can_connect(join(token, tmp_path)))
+    assert event_loop.run(can_connect(join(token, tmp_path)))
 
 
 def test_a_hub_that_fails_after_it_took_the_key_lets_the_same_key_finish(hub, tmp_path, monkeypatch):
@@ -136,7 +135,7 @@ def test_a_hub_that_fails_after_it_took_the_key_lets_the_same_key_finish(hub, tm
         join(token, tmp_path)
     assert not isinstance(caught.value, JoinRefused)
     monkeypatch.undo()
-    assert asyncio.run(can_connect(join(token, tmp_path)))
+    assert event_loop.run(can_connect(join(token, tmp_path)))
 
 
 @pytest.mark.parametrize("key", ["", "U" * 56, "no key", None, "SU" + "A" * 56], ids=range(5))
@@ -150,7 +149,7 @@ def test_a_key_that_is_none_does_not_spend_the_token(hub, tmp_path, key):
         await client.close()
         return json.loads(answer.data)
 
-    assert "key" in asyncio.run(hand_in())["error"]
+    assert "key" in event_loop.run(hand_in())["error"]
     assert token.token_id in {one.token_id for one in hub.parties.invitations() if one.used is None}
 
 

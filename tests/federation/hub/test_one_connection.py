@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from polyclinic.federation.hub.one_connection import connect_once
+from polyclinic.federation.over_nats import event_loop
 
 
 def test_a_connection_that_was_cut_is_tried_again_and_one_that_is_refused_is_not(hub, guys):
@@ -39,4 +40,4 @@ def test_a_connection_that_was_cut_is_tried_again_and_one_that_is_refused_is_not
             await connect_once(options, problems)
         assert any(isinstance(problem, ConnectionRefusedError) for problem in problems)
 
-    asyncio.run(run())
+    event_loop.run(run())

@@ -1,12 +1,11 @@
 """What the server lets a party do, and what not: the two tables below, tried one by one."""
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
 
 from polyclinic.federation.hub.joining import join
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.identity import connection_options
 from polyclinic.federation.over_nats.subjects import Role
 
@@ -135,7 +134,7 @@ def test_a_party_may_do_what_it_needs_and_nothing_else(
             assert await one.hears(may_hear) == may_hear
             assert await one.hears(may_not_hear) == []
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_what_a_refused_party_asked_for_did_not_happen(guys, kings, ada, party):
@@ -158,7 +157,7 @@ def test_what_a_refused_party_asked_for_did_not_happen(guys, kings, ada, party):
             assert mine.data == b"for kings"
             await mine.ack_sync(20)
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -179,7 +178,7 @@ def test_the_holder_of_a_token_may_hand_in_a_key_and_nothing_else(hub, guys, par
                 f"_JOIN.{token.token_id}.>"
             ]
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_no_party_reads_the_answers_to_another(hub):

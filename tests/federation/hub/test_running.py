@@ -17,7 +17,7 @@ from polyclinic.federation.hub import running
 from polyclinic.federation.hub.joining import join
 from polyclinic.federation.hub.running import configure, pid_of, refresh, stop
 from polyclinic.federation.hub.status import look
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.identity import KeyPair
 from polyclinic.federation.over_nats.subjects import REPLIES, REQUESTS, Role
 
@@ -30,7 +30,7 @@ def stored(identity, stream, subject, party):
             answer = await one.client.request(subjects.direct_get(stream, subject), b"", timeout=20)
             return None if answer.headers and answer.headers.get("Status") == "404" else answer.data
 
-    return asyncio.run(run())
+    return event_loop.run(run())
 
 
 def publish(identity, subject, data, party):
@@ -38,7 +38,7 @@ def publish(identity, subject, data, party):
         async with party(identity) as one:
             await one.client.jetstream().publish(subject, data, timeout=20)
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def fetch(identity, party):
@@ -52,7 +52,7 @@ def fetch(identity, party):
             await message.ack_sync(20)
             return message.subject, message.data
 
-    return asyncio.run(run())
+    return event_loop.run(run())
 
 
 def test_a_restart_keeps_parties_requests_and_replies(fresh_hub, tmp_path, party):
@@ -94,7 +94,7 @@ def test_a_killed_server_is_started_again_and_the_desk_answers(fresh_hub, tmp_pa
     os.kill(server, signal.SIGKILL)
     until(lambda: fresh_hub.server_pid() != server, "another server")
     until(lambda: "connected to the server again" in fresh_hub.said(), "the desk's return")
-    until(lambda: asyncio.run(refresh(fresh_hub.folder)), "an answer of the desk")
+    until(lambda: event_loop.run(refresh(fresh_hub.folder)), "an answer of the desk")
     # The request was stored before its node had joined, and is there when it has.
     assert fetch(fresh_hub.join("node", "Guys", tmp_path / "n"), party) == ("req.guys.ada.r1", b"train")
 
@@ -125,7 +125,7 @@ def test_revoke_cuts_an_open_connection_and_shuts_out(hub, guys, ada, tmp_path, 
             assert bystander.client.is_connected
         return await look(hub.folder)
 
-    seen = asyncio.run(run())
+    seen = event_loop.run(run())
     assert "rogue" not in seen.queues
     assert stored(ada, REPLIES, "rep.ada.rogue.r0", party) is None
     again = hub.join("node", "Rogue", tmp_path / "again")
@@ -140,7 +140,7 @@ def test_a_wrong_key_does_not_get_in(hub, guys, party):
             async with party(replace(guys, keys=KeyPair.generate())):
                 pass
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def test_a_connection_without_tls_or_key_gets_nothing(hub):
@@ -158,14 +158,14 @@ def test_a_message_that_is_too_large_is_refused_and_the_others_go_on(hub, guys, 
                 await one.client.publish("req.guys.ada.big", bytes(subjects.MAX_MESSAGE_BYTES + 1))
             await one.client.jetstream().publish("req.guys.ada.r9", b"small", timeout=20)
 
-    asyncio.run(run())
+    event_loop.run(run())
     assert fetch(guys, party) == ("req.guys.ada.r9", b"small")
 
 
 def test_fifty_parties_join_at_once(fresh_hub, tmp_path, party):
     fresh_hub.start()
     tokens = [fresh_hub.parties.invite(Role.NODE, f"Hospital {i}", HOUR) for i in range(50)]
-    assert asyncio.run(refresh(fresh_hub.folder))
+    assert event_loop.run(refresh(fresh_hub.folder))
     with ThreadPoolExecutor(50) as pool:
         joined = [*pool.map(lambda token: join(token, tmp_path / token.party_id), tokens)]
     assert len({one.keys.public_key for one in joined}) == 50
@@ -176,7 +176,7 @@ def test_fifty_parties_join_at_once(fresh_hub, tmp_path, party):
                 await node.client.request(subjects.desk("hello", one.party_id), b"", timeout=20)
         return await look(fresh_hub.folder)
 
-    seen = asyncio.run(connected())
+    seen = event_loop.run(connected())
     assert set(seen.queues) == {f"hospital-{i}" for i in range(50)}
     assert [one.public_key for one in fresh_hub.parties.members()] == [
         one.keys.public_key for one in sorted(joined, key=lambda one: one.party_id)
@@ -185,7 +185,7 @@ def test_fifty_parties_join_at_once(fresh_hub, tmp_path, party):
 
 def test_a_second_hub_in_the_folder_is_refused(hub):
     with pytest.raises(HubError, match="runs already"):
-        asyncio.run(running.run(hub.folder))
+        event_loop.run(running.run(hub.folder))
     with pytest.raises(HubError, match=r"runs\n.*stop it before"):
         configure(hub.folder, port=1234)
     assert pid_of(hub.folder) == hub.process.pid
@@ -225,6 +225,6 @@ def test_ctrl_c_stops_cleanly_and_keeps_settings(fresh_hub):
 
 def test_refresh_of_a_hub_that_does_not_run_says_so(fresh_hub):
     configure(fresh_hub.folder, hosts=("127.0.0.1",), port=fresh_hub.port)
-    assert not asyncio.run(refresh(fresh_hub.folder))
-    seen = asyncio.run(look(fresh_hub.folder))
+    assert not event_loop.run(refresh(fresh_hub.folder))
+    seen = event_loop.run(look(fresh_hub.folder))
     assert (seen.pid, seen.servers) == (None, [])

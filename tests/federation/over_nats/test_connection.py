@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from polyclinic.errors import FederationError
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.identity import KeyPair
 from polyclinic.federation.over_nats.subjects import REPLIES, REQUESTS
@@ -21,7 +21,7 @@ def linked(identity, use):
         finally:
             await link.close()
 
-    return asyncio.run(run())
+    return event_loop.run(run())
 
 
 def test_what_is_stored_is_there(guys, ada):
@@ -93,5 +93,5 @@ def test_a_hub_that_is_not_there(guys):
         await Link(replace(guys, urls=("tls://127.0.0.1:1",))).open(1.0)
 
     with pytest.raises(FederationError, match=r"no connection to the hub at tls://127\.0\.0\.1:1") as caught:
-        asyncio.run(run())
+        event_loop.run(run())
     assert "polyclinic hub status" in caught.value.to_do

@@ -1,6 +1,5 @@
 """How a hub is dialled by websocket; `tests/system/test_hospital_websocket.py` does it."""
 
-import asyncio
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +8,7 @@ import pytest
 from polyclinic.errors import FederationError
 from polyclinic.federation.hub.joining import join
 from polyclinic.federation.hub.tokens import JoinToken
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.identity import Identity, KeyPair
 from polyclinic.federation.over_nats.subjects import Role
@@ -38,7 +38,7 @@ def test_so_does_connecting(without_aiohttp):
         role=Role.NODE, party_id="guys", name="Guys", hub_name="study", urls=(URL,), ca="", keys=KeyPair.generate()
     )
     with pytest.raises(FederationError, match=r"wss://hub\.example\.org:8443 by websocket needs aiohttp"):
-        asyncio.run(Link(me).open())
+        event_loop.run(Link(me).open())
 
 
 def test_the_package_is_needed_for_a_websocket_only(without_aiohttp):

@@ -16,7 +16,7 @@ from polyclinic.errors import FederationError, JoinRefused
 from polyclinic.federation.hub.certificates import fingerprint
 from polyclinic.federation.hub.one_connection import connect_once
 from polyclinic.federation.hub.tokens import JoinToken
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.identity import (
     IDENTITY,
     LOCAL,
@@ -72,7 +72,7 @@ def join(token: JoinToken, folder: Path) -> Identity:
         write_secret(pending, KeyPair.generate().seed)
     keys = KeyPair(pending.read_text(encoding="ascii").strip())
     try:
-        asyncio.run(_hand_in(token, keys.public_key))
+        event_loop.run(_hand_in(token, keys.public_key))
     except JoinRefused:
         pending.unlink()
         raise

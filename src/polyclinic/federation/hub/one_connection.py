@@ -45,7 +45,7 @@ async def connect_once(options: dict[str, Any], problems: list[Exception] | None
             await client.connect(**options, **once, error_cb=note)
             return client
         except (OSError, nats.errors.Error, TimeoutError) as err:
-            # One that was not closed would complain at its end; what is no websocket may wait for a server's last word.
+            # A websocket's session has to be closed; what else is left open ends with the loop, without waiting.
             if is_websocket(options["servers"]):
                 with suppress(OSError, nats.errors.Error):
                     await client.close()

@@ -1,6 +1,6 @@
 """A party's connection to the hub: comes back by itself, and what is said to be delivered has been stored there.
 
-For code in an event loop; `polyclinic.federation.over_nats.loop_thread` lets ordinary code use one.
+For code in an event loop; `polyclinic.federation.over_nats.event_loop` lets ordinary code use one.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from polyclinic.federation.in_process import late, stopped
 from polyclinic.federation.node_state import Heard, Watchers
 from polyclinic.federation.over_nats.correspondence import Correspondence
 from polyclinic.federation.over_nats.directory import Directory
+from polyclinic.federation.over_nats.event_loop import LoopThread
 from polyclinic.federation.over_nats.identity import Identity
 from polyclinic.federation.over_nats.live import Showing
-from polyclinic.federation.over_nats.loop_thread import LoopThread
 from polyclinic.federation.over_nats.overview import COLUMNS, Overview, overview
 from polyclinic.federation.over_nats.sending import Sending
 from polyclinic.messages.replies import Failure, Reply

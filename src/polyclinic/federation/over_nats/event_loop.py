@@ -1,10 +1,11 @@
-"""An event loop in a thread of its own, for code that is not asynchronous."""
+"""The event loop of what talks to the hub: it leaves no connection behind; in a thread, for ordinary code."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -12,11 +13,49 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class ConnectionLoop(asyncio.SelectorEventLoop):
+    """Knows its connections, and can end them.
+
+    nats-py forgets a connection that it could not finish making, and a TLS connection that is closed stays until the
+    other side has said its last word too, which one that is frozen or was killed never says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        transport, protocol = await super().create_connection(*args, **kwargs)
+        self._connections.add(transport)
+        return transport, protocol
+
+    async def end_connections(self) -> None:
+        """Ends those that still are, at once."""
+        for transport in self._connections:
+            transport.abort()
+        await asyncio.sleep(0)  # sockets are closed in the loop's next turn
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, in a `ConnectionLoop`, whose connections it ends."""
+
+    loop = ConnectionLoop()
+
+    async def whole() -> T:
+        try:
+            return await main
+        finally:
+            await loop.end_connections()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(whole())
+
+
 class LoopThread:
     """The loop and its thread; both end at `end`, or with the program."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = ConnectionLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -47,6 +86,8 @@ class LoopThread:
             return
         with suppress(Exception):
             self.run(_cancel_all(), 5)
+        with suppress(Exception):
+            self.run(self._loop.end_connections(), 5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         if not self._thread.is_alive():
