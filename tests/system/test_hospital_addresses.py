@@ -6,7 +6,6 @@ Needs root and ``ip`` (iproute2).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from polyclinic import Experiment
 from polyclinic.federation.hub.status import look
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.identity import Identity, node_identity_folder
 from polyclinic.federation.try_out import OPEN, TryOut
 from tests.system.hospitals import NODES, Rooms, assert_same_end, in_background, until
@@ -89,7 +89,7 @@ def test_each_party_has_an_address_of_its_own(networks: None, expected: Experime
         program = rooms.researcher(tmp_path / "run", "end")
         end = in_background(program.wait)
         rooms.training()
-        seen = asyncio.run(look(rooms.tries.hub)).connected
+        seen = event_loop.run(look(rooms.tries.hub)).connected
         for name, address in ADDRESSES.items():
             folder = rooms.identity if name == "researcher" else node_identity_folder(rooms.tries.place / name)
             assert address in seen[Identity.load(folder).keys.public_key]

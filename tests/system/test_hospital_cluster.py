@@ -3,7 +3,6 @@ and another one is asked for the next."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from polyclinic.federation.hub.config import _CLUSTER_PORT_AFTER
 from polyclinic.federation.hub.running import configure, refresh
 from polyclinic.federation.hub.server import find_server
 from polyclinic.federation.hub.status import look
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from polyclinic.federation.try_out import OPEN, TryOut
 from tests.system.conftest import SOAK
@@ -38,7 +38,7 @@ class Cluster(TryOut):
                     [find_server(), "-c", f"server-{number}.conf"], cwd=self.hub.server, stdout=log, stderr=log
                 )
         self._start("hub", ["hub", "start", "--at", str(self.hub.path)])
-        self._wait("hub", lambda: asyncio.run(refresh(self.hub)))
+        self._wait("hub", lambda: event_loop.run(refresh(self.hub)))
 
 
 def free_ports() -> list[int]:
@@ -58,13 +58,13 @@ def free_ports() -> list[int]:
 
 def test_a_cluster_loses_a_server_and_nothing_else(expected: Experiment, tmp_path: Path) -> None:
     with Rooms(tmp_path, Cluster(tmp_path, policy=OPEN)) as rooms:
-        assert sorted(asyncio.run(look(rooms.tries.hub)).servers) == ["polyclinic-1", "polyclinic-2", "polyclinic-3"]
+        assert sorted(event_loop.run(look(rooms.tries.hub)).servers) == ["polyclinic-1", "polyclinic-2", "polyclinic-3"]
         federation = NatsFederation(rooms.identity)
         found = experiment(federation, tmp_path / "run", rooms.marks)
         found.run_round()
         rooms.tries.kill("server-1")
         found.run_round()
-        until(lambda: len(asyncio.run(look(rooms.tries.hub)).servers) == SERVERS - 1, "the loss of a server")
+        until(lambda: len(event_loop.run(look(rooms.tries.hub)).servers) == SERVERS - 1, "the loss of a server")
         found.run()
         assert_same_end(found, expected)
         federation.close()

@@ -26,7 +26,7 @@ from polyclinic.federation.hub.certificates import make_certificates
 from polyclinic.federation.hub.joining import join
 from polyclinic.federation.hub.parties import Parties
 from polyclinic.federation.hub.running import admin_connection, refresh
-from polyclinic.federation.over_nats import subjects
+from polyclinic.federation.over_nats import event_loop, subjects
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.identity import Identity, KeyPair, node_identity_folder
 from polyclinic.federation.over_nats.researcher import NatsFederation
@@ -82,7 +82,7 @@ def linked(identity: Identity, use: Callable[[Link], Awaitable[Any]]) -> Any:
         finally:
             await link.close()
 
-    return asyncio.run(run())
+    return event_loop.run(run())
 
 
 def as_operator(hospitals: Hospitals, subject: str, *frames: bytes) -> None:
@@ -94,7 +94,7 @@ def as_operator(hospitals: Hospitals, subject: str, *frames: bytes) -> None:
             await client.jetstream().publish(subject, frame, timeout=20)
         await client.close()
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def refused(hospitals: Hospitals, node: str, what: str, before: int) -> None:
@@ -133,7 +133,7 @@ def test_a_server_with_another_certificate_gets_nothing(hospitals: Hospitals, ad
                 line.to_port = hospitals.tries.port
             impostor.close()
 
-    asyncio.run(run())
+    event_loop.run(run())
     assert not any(heard)
 
 
@@ -149,8 +149,8 @@ def test_a_token_works_once_and_not_for_ever(hospitals: Hospitals, tmp_path: Pat
     with pytest.raises(JoinRefused, match="was used already"):
         join(token, tmp_path / "thief")
     refused(hospitals, "hub", f"join.{token.token_id}: refused: this join token was used already", 0)
-    old = Parties(hospitals.tries.hub).invite(Role.RESEARCHER, "Carol", timedelta(seconds=1))
-    assert asyncio.run(refresh(hospitals.tries.hub))
+    old = Parties(hospitals.tries.hub).invite(Role.RESEARCHER, "Cecil", timedelta(seconds=1))
+    assert event_loop.run(refresh(hospitals.tries.hub))
     time.sleep(1)
     with pytest.raises(JoinRefused, match="has expired"):
         join(old, tmp_path / "carol")
@@ -168,7 +168,7 @@ def test_a_researcher_who_is_revoked_is_cut_off_in_a_round(hospitals: Hospitals,
     end = in_background(experiment(federation, tmp_path / "run", hospitals.marks, ballast=1, round_limit=1).run)
     hospitals.training()
     Parties(hospitals.tries.hub).revoke("mallory")
-    assert asyncio.run(refresh(hospitals.tries.hub))
+    assert event_loop.run(refresh(hospitals.tries.hub))
     error = end()
     assert isinstance(error, FederationError)
     assert "this party was revoked" in error.to_do
@@ -186,7 +186,7 @@ def test_a_node_that_is_revoked_is_cut_off_and_ends(hospitals: Hospitals) -> Non
     process = tries.processes.pop("switzerland")
     try:
         Parties(tries.hub).revoke("switzerland")
-        assert asyncio.run(refresh(tries.hub))
+        assert event_loop.run(refresh(tries.hub))
         assert process.wait(120) == 1
         assert "this party was revoked" in hospitals.log("switzerland")
     finally:
@@ -323,7 +323,7 @@ def test_a_request_that_is_repeated_is_not_done_again(hospitals: Hospitals, tmp_
 
     with ExitStack() as stack:
         ready, done = asyncio.Event(), asyncio.Event()
-        wait = in_background(lambda: asyncio.run(overhear(done)))
+        wait = in_background(lambda: event_loop.run(overhear(done)))
         stack.callback(wait)
         stack.callback(done.set)
         until(ready.is_set, "listening")

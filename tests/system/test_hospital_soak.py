@@ -6,7 +6,6 @@ A dozen rounds; ``POLYCLINIC_SOAK=1`` makes it two hundred, and prints the figur
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 from polyclinic.federation.hub.status import look
+from polyclinic.federation.over_nats import event_loop
 from tests.system.conftest import SOAK
 from tests.system.hospitals import NAMES, NODES, Hospitals, assert_same_end, experiment, in_this_process
 
@@ -89,7 +89,7 @@ def test_many_rounds_with_random_kills(hospitals: Hospitals, tmp_path: Path) -> 
     assert [record.nodes for record in found.records[1:]] == [NAMES] * MANY_ROUNDS
     assert not [failure for record in found.records for failure in record.failures]
     assert_same_end(found, in_this_process(tmp_path / "here", **settings))
-    stored = asyncio.run(look(hospitals.tries.hub)).stored
+    stored = event_loop.run(look(hospitals.tries.hub)).stored
     assert sum(size for _, size in stored.values()) < 10e6
     if SOAK:
         early, late = max(memory[20:50]), max(memory[-30:])

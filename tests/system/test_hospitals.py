@@ -4,7 +4,6 @@ time. Every round ends, nothing is trained twice, and the model is the one of th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from polyclinic import Experiment
 from polyclinic.errors import Cancelled, RoundFailed
 from polyclinic.federation.hub.status import look
+from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.researcher import NatsFederation
 from tests.system.hospitals import (
     NAMES,
@@ -175,7 +175,7 @@ def test_what_is_cancelled_while_it_waits_leaves_the_queue_at_once(hospitals: Ho
 
 def test_little_is_left_at_the_hub(hospitals: Hospitals, tmp_path: Path) -> None:
     def stored() -> dict[str, int]:
-        return {name: number for name, (number, _) in asyncio.run(look(hospitals.tries.hub)).stored.items()}
+        return {name: number for name, (number, _) in event_loop.run(look(hospitals.tries.hub)).stored.items()}
 
     before = stored()
     for number in range(2):

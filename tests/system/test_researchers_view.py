@@ -144,14 +144,14 @@ def test_who_waits_sees_who_is_before_them_and_so_does_the_hospital(hospitals: H
         found = experiment(federation, tmp_path / "dan", hospitals.marks, nodes=[NODE], round_limit=1)
         found._observers = [seeing]
         second = in_background(found.run)
-        until(lambda: "waiting, 1 before it (ada)" in seeing.said(NAMES[0]), "bob sees who is before him")
-        waiting = f"  1. train of experiment {found._spec.experiment_id}, round 1, for bob"
+        until(lambda: "waiting, 1 before it (ada)" in seeing.said(NAMES[0]), "dan sees who is before him")
+        waiting = f"  1. train of experiment {found._spec.experiment_id}, round 1, for dan"
         until(lambda: waiting in command(hospitals, "node", "status", NODE), "the hospital sees who waits")
 
         def of_hub() -> str:
             return federation.overview().rows[0][1]
 
-        until(lambda: of_hub() == "training for ada; 1 waiting (1 of bob)", "the queue is seen in the overview")
+        until(lambda: of_hub() == "training for ada; 1 waiting (1 of dan)", "the queue is seen in the overview")
         hospitals.wait(False)
         assert first() is None
         assert second() is None
