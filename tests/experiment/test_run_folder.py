@@ -54,6 +54,27 @@ def test_a_model_file_is_what_the_experiment_says(done, same):
     assert all(torch.equal(stored[name], weights[name]) for name in weights)
 
 
+def mapped_files():
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[5] for line in lines if line.endswith(".safetensors")}
+
+
+def test_a_large_model_is_mapped_from_its_file_and_is_the_same(make, done, same, monkeypatch):
+    monkeypatch.setattr("polyclinic.experiment.run_folder._MAPPED_BYTES", 1)
+    found = make(keep_all_rounds=True, folder=done.run_folder.parent / "mapped")
+    found.run(rounds=2)
+    assert str(found.run_folder / "models/000002.safetensors") in mapped_files()
+    # Whoever changes it changes their own copy, and not the file.
+    as_it_was = {name: tensor.clone() for name, tensor in found._state.items()}
+    for tensor in found._state.values():
+        tensor.zero_()
+    assert model_of(found, 2).keys() == {name.removeprefix("model.") for name in as_it_was}
+    assert all(torch.equal(tensor, as_it_was[f"model.{name}"]) for name, tensor in model_of(found, 2).items())
+    found._state = as_it_was
+    found.run()
+    assert same(found.model(), done.model())
+
+
 def test_nothing_is_written_before_it_is_run(make, tmp_path):
     experiment = make()
     assert not (tmp_path / "run").exists()

@@ -36,6 +36,7 @@ from polyclinic.experiment.stopping import interrupts_cancel
 from polyclinic.experiment.tables import html_facts
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.places import default_federation
+from polyclinic.memory import give_back_freed
 from polyclinic.messages.requests import ApprovalRequest, CheckRequest, EvaluateRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.plans.source import PlanSource
@@ -293,7 +294,7 @@ class Experiment:
         """Makes sure that everything is in the run folder, and returns it. `run` does this by itself."""
         if not self._folder.begun:
             first, aggregator = self._records[0], self._aggregator.state_dict()
-            self._folder.create(self._spec, self._plan, first, self._state, aggregator)
+            self._state = self._folder.create(self._spec, self._plan, first, self._state, aggregator)
         return self.run_folder
 
     @classmethod
@@ -355,13 +356,16 @@ class Experiment:
                 evaluation = evaluate_nodes(self.evaluate_request(), participants, federation, self._settings())
                 added = {"rows": (*record.rows, *evaluation.rows()), "score": evaluation.score(), "tested": True}
                 record = self._records[-1] = record.model_copy(update=added)
-            self._folder.write_round(record, state, self._aggregator.state_dict())
+            self._state = self._folder.write_round(record, state, self._aggregator.state_dict())
         except BaseException:
             # The round is not complete: what is in memory must be what is on disk.
             self._records.pop()
             self._state = previous
             self._aggregator.load_state_dict(before)
             raise
+        if self._state is not state:  # a large one, mapped now
+            state = self._state
+            give_back_freed()
         if not spec.keep_all_rounds:
             self._folder.prune({record.round, record.round - 1, best_round(self._records)})
         if not self._observers:  # the history of many rounds is not put together for nobody

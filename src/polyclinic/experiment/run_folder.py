@@ -19,7 +19,7 @@ import json
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -31,6 +31,9 @@ from polyclinic.experiment.record import ExperimentSpec, RoundRecord
 from polyclinic.plans.source import PlanSource
 
 State = dict[str, torch.Tensor]
+
+# Mapping a smaller model costs more than the memory is worth.
+_MAPPED_BYTES = 16 << 20
 
 
 class RunFolder:
@@ -57,10 +60,13 @@ class RunFolder:
 
     def create(
         self, spec: ExperimentSpec, plan: PlanSource, first: RoundRecord, model: State, aggregator: State
-    ) -> None:
+    ) -> State:
         """Makes the folder for a new experiment, with its initial model as round 0.
 
         Until experiment.json is there, which is written last, there is no experiment in the folder.
+
+        Returns:
+            As `write_round`.
 
         Raises:
             RunFolderError: it cannot be written, or holds another experiment.
@@ -74,9 +80,10 @@ class RunFolder:
             for folder in (self.path, self.path / "rounds", self.path / "models"):
                 folder.mkdir(parents=True, exist_ok=True)
             _write(self.path / "plan.py", [plan.text.encode()])
-            self.write_round(first, model, aggregator)
+            model = self.write_round(first, model, aggregator)
             _write(self.path / "experiment.json", [_sealed(spec.model_dump_json())])
         self._begun = True
+        return model
 
     def read_spec(self) -> ExperimentSpec:
         """What the experiment is.
@@ -136,8 +143,11 @@ class RunFolder:
         finally:
             lock.release()
 
-    def write_round(self, record: RoundRecord, model: State, aggregator: Mapping[str, torch.Tensor]) -> None:
+    def write_round(self, record: RoundRecord, model: State, aggregator: Mapping[str, torch.Tensor]) -> State:
         """Completes a round.
+
+        Returns:
+            The same model. A large one is mapped from its file, so that the system can take its memory back at need.
 
         Raises:
             RunFolderError: the disk is full, or the folder read-only. The round before is complete.
@@ -148,6 +158,10 @@ class RunFolder:
             sealed = _sealed(json.dumps({"model_sha256": digest, "record": json.loads(record.model_dump_json())}))
             _write(self._record(record.round), [sealed])
         self._digests[record.round] = digest
+        if tensors.num_bytes(model) >= _MAPPED_BYTES:
+            with suppress(OSError):  # of a file system that maps nothing
+                return _part(tensors.load_file(self._model(record.round)), "model/")
+        return model
 
     def prune(self, keep: Collection[int]) -> None:
         """Deletes the models of all rounds but these."""

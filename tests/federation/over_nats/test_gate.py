@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyclinic.errors import MessageError, NotTrusted
+from polyclinic.errors import MessageError, NodeError, NotTrusted
 from polyclinic.federation.over_nats.gate import Gate, id_in
 from polyclinic.federation.over_nats.identity import KeyPair, node_identity_folder
 from polyclinic.federation.over_nats.signing import Envelope, Payload, content_digest, seal
@@ -58,6 +58,30 @@ def test_a_request_whose_tensors_travel_apart_comes_in_with_their_lock(tmp_path)
 def test_the_body_of_a_request_cannot_be_read_on_its_way():
     assert b"heart" in b"".join(codec.encode(REQUEST))
     assert b"heart" not in frame()
+
+
+def test_the_trust_list_counts_as_it_is_when_a_message_comes(tmp_path):
+    gate = Gate(tmp_path, SimpleNamespace(identity=SimpleNamespace(party_id="guys", keys=GUYS)))
+
+    def comes():
+        return asyncio.run(gate.request(SimpleNamespace(subject="req.guys.ada.r", data=frame())))[1] == REQUEST
+
+    with pytest.raises(NotTrusted):
+        comes()
+    for keys, error in ((ADA, None), (EVE, MessageError), (ADA, None), (None, NotTrusted)):
+        trust = Trust() if keys is None else Trust().plus("ada", keys.public_key)
+        trust.save(tmp_path)
+        assert gate.trusts("ada") == (keys is ADA and "ada" in gate.let_in)
+        if error is None:
+            assert comes()
+            assert gate.trusts("ada")
+        else:
+            with pytest.raises(error):
+                comes()
+    (node_identity_folder(tmp_path) / "trusted.json").write_text("damaged")
+    assert not gate.trusts("ada")
+    with pytest.raises(NodeError, match="trust list"):
+        comes()
 
 
 @pytest.mark.parametrize(

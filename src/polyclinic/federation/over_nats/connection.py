@@ -48,7 +48,7 @@ class Link:
         self.identity = identity
         self._client = Client()
         self._up = asyncio.Event()
-        self._down = asyncio.Event()
+        self._lost: asyncio.Future[None] | None = None  # ends when the connection breaks
         self._refused = ""
         self._refusals = 0  # of the key, one after the other
         self._shut_out: FederationError | None = None
@@ -148,7 +148,8 @@ class Link:
         if self._up.is_set():
             log.warning("%s: the connection to the hub is lost; trying again", self.identity.party_id)
         self._up.clear()
-        self._down.set()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
 
     async def _on_up(self) -> None:
         log.warning("%s: connected to the hub again", self.identity.party_id)
@@ -156,7 +157,8 @@ class Link:
 
     def _set_up(self) -> None:
         self._refused, self._refusals = "", 0
-        self._down.clear()
+        if self._lost is None or self._lost.done():
+            self._lost = asyncio.get_running_loop().create_future()
         self._up.set()
 
     async def _on_closed(self) -> None:
@@ -278,18 +280,17 @@ class Link:
 
     async def _unless_down(self, answer: asyncio.Future[Any], *others: asyncio.Future[Any]) -> bool:
         """Whether the answer came before the connection broke; raises what one of the others ended with."""
-        down = asyncio.ensure_future(self._down.wait())
+        assert self._lost is not None
         try:
-            done, _ = await asyncio.wait((answer, down, *others), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((answer, self._lost, *others), return_when=asyncio.FIRST_COMPLETED)
             for other in done.intersection(others):
                 other.result()
             return answer in done
         finally:
-            for task in (answer, down):
-                if not task.done():
-                    task.cancel()
-                    # nats-py makes an error of it, which asyncio would print at any time if nobody looked at it.
-                    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            if not answer.done():
+                answer.cancel()
+                # nats-py makes an error of it, which asyncio would print at any time if nobody looked at it.
+                answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def ask_desk(self, verb: str, question: dict[str, Any]) -> dict[str, Any]:
         """What the hub's desk answers.

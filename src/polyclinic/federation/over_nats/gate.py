@@ -31,7 +31,7 @@ class Gate:
     """The gate of one node.
 
     Args:
-        node_folder: the trust list in it is read anew for each message.
+        node_folder: the trust list in it counts as it is at each message.
         link: to ask the hub for keys, where everyone is trusted.
         journal: where it is written down that the hub was believed; None: nowhere.
 
@@ -44,6 +44,7 @@ class Gate:
         self._link = link
         self._journal = journal
         self.let_in: dict[str, str] = {}
+        self._read: tuple[tuple[int, ...], Trust] | None = None
 
     async def request(self, message: Msg) -> tuple[Envelope, Request, bytes]:
         """The request in a message, without its tensors, and the tensors that came with it, or the `Lock` of those
@@ -82,11 +83,17 @@ class Gate:
     def trusts(self, researcher: str) -> bool:
         """What `still_trusted` says, as far as the node's own list tells; the hub is not asked."""
         try:
-            trust = Trust.load(self._folder)
+            trust = self._trust()
         except NodeError:
             return False
         key = trust.keys.get(researcher)
         return trust.everyone if key is None else key == self.let_in.get(researcher)
+
+    def _trust(self) -> Trust:
+        version = Trust.version(self._folder)
+        if self._read is None or self._read[0] != version:
+            self._read = version, Trust.load(self._folder)
+        return self._read[1]
 
     async def _opened(self, message: Msg, kind: str) -> tuple[Envelope, bytes]:
         # The server guards the subject, so whoever is refused here is named rightly.
@@ -101,7 +108,7 @@ class Gate:
         return envelope, body
 
     async def _key_of(self, researcher: str) -> str:
-        trust = Trust.load(self._folder)
+        trust = self._trust()
         if researcher not in trust.keys and trust.everyone:
             known = {party["id"]: party["key"] for party in (await self._link.ask_desk("hello", {}))["parties"]}
             if researcher in known:

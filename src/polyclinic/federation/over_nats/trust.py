@@ -43,10 +43,18 @@ class Trust:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as err:
-            raise NodeError(
-                f"the node's trust list {path} cannot be read: {err}",
-                to_do="delete the file, and trust the researchers again: polyclinic node trust NODE RESEARCHER",
-            ) from None
+            raise _unreadable(path, err) from None
+
+    @staticmethod
+    def version(node_folder: Path) -> tuple[int, ...]:
+        """Another one whenever the list was saved: cheaper than reading it."""
+        try:
+            found = (node_identity_folder(node_folder) / TRUST).stat()
+        except FileNotFoundError:
+            return ()
+        except OSError as err:
+            raise _unreadable(node_identity_folder(node_folder) / TRUST, err) from None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def save(self, node_folder: Path) -> None:
         """Replaces the node's list, at once or not at all."""
@@ -76,3 +84,10 @@ class Trust:
         if self.everyone:
             lines.append("Trusted: whoever the hub lets in as a researcher")
         return lines or ["Trusted: nobody yet. polyclinic node trust NODE RESEARCHER"]
+
+
+def _unreadable(path: Path, err: Exception) -> NodeError:
+    return NodeError(
+        f"the node's trust list {path} cannot be read: {err}",
+        to_do="delete the file, and trust the researchers again: polyclinic node trust NODE RESEARCHER",
+    )
