@@ -41,7 +41,7 @@ def start(
     # Of asyncio about the end of each TLS connection.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     folder = _folder(node, at)
-    event_loop.run(NodeLoop(TheNode.open(folder)).run())
+    event_loop.run(NodeLoop(TheNode.open(folder, at_work=True)).run())
     typer.echo("The node has stopped.")
 
 

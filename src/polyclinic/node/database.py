@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sqlalchemy import JSON, URL, Engine, create_engine, event, make_url, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from polyclinic.errors import ConfigError, NodeError
 
@@ -68,8 +67,11 @@ def node_folders(place: Path) -> list[Path]:
     return sorted({path.parent for name in (DATABASE, DATABASE_URL) for path in place.glob(f"*/{name}")})
 
 
-def database_of(folder: Path) -> Engine:
+def database_of(folder: Path, *, at_work: bool = False) -> Engine:
     """The engine for the database of the node with this folder.
+
+    Args:
+        at_work: connections are kept for the next look, as is worth it for a program that looks all the time.
 
     Raises:
         NodeError: it cannot be reached.
@@ -77,8 +79,9 @@ def database_of(folder: Path) -> Engine:
     """
     kept = folder / DATABASE_URL
     if not kept.is_file():
-        return open_database(folder / DATABASE)
-    return open_database(os.environ.get(DATABASE_VARIABLE) or kept.read_text(encoding="utf-8").strip())
+        return open_database(folder / DATABASE, at_work=at_work)
+    url = os.environ.get(DATABASE_VARIABLE) or kept.read_text(encoding="utf-8").strip()
+    return open_database(url, at_work=at_work)
 
 
 def new_database(folder: Path, url: str | None) -> Engine:
@@ -153,33 +156,28 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+pg8000")
 
 
-def open_database(where: Path | str) -> Engine:
+def open_database(where: Path | str, *, at_work: bool = False) -> Engine:
     """The engine for an SQLite file or the URL of a PostgreSQL database; tables are made if they are missing.
+
+    Args:
+        at_work: as for `database_of`.
 
     Raises:
         NodeError: it cannot be reached.
         ConfigError: the URL is none.
     """
-    engine = _sqlite(where) if isinstance(where, Path) else _postgresql(parse_url(where))
+    pool: dict[str, Any] = {"poolclass": QueuePool if at_work else NullPool}
+    if isinstance(where, Path):
+        engine = _sqlite(where, pool)
+    else:
+        # A connection that was kept may have ended with its server.
+        engine = _postgresql(parse_url(where), pool | {"pool_pre_ping": at_work})
     event.listen(engine, "handle_error", _told_clearly)
     if isinstance(where, Path):
         with engine.connect() as connection:
             connection.execute(text("PRAGMA journal_mode=WAL"))  # stays so: the file remembers it
     make_tables(engine, NodeRow, DatasetRow)
     return engine
-
-
-@contextmanager
-def kept_open(engine: Engine) -> Iterator[None]:
-    """Keeps an SQLite file open meanwhile. The last connection that closes writes the log back into the file, which
-    waits for the disk several times; a node at work would do so with each request."""
-    if engine.dialect.name != "sqlite":
-        yield
-        return
-    with engine.connect() as connection:
-        connection.execute(text("SELECT count(*) FROM sqlite_master")).all()  # the file is opened with the first look
-        connection.rollback()
-        yield
 
 
 def make_tables(engine: Engine, *rows: type[Base]) -> None:
@@ -192,9 +190,10 @@ def make_tables(engine: Engine, *rows: type[Base]) -> None:
     Base.metadata.create_all(engine, tables=tables)
 
 
-def _sqlite(path: Path) -> Engine:
-    # No pool: a look at the database is rare, and a connection that is kept holds three files open for each node.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10}, poolclass=NullPool, hide_parameters=True)
+def _sqlite(path: Path, pool: dict[str, Any]) -> Engine:
+    # A connection that is kept holds three files open: not for each of many nodes in one program, which look rarely.
+    # The last one that closes writes the log back into the file, and waits for the disk: not with each request.
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10}, hide_parameters=True, **pool)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
@@ -204,7 +203,7 @@ def _sqlite(path: Path) -> Engine:
     return engine
 
 
-def _postgresql(url: URL) -> Engine:
+def _postgresql(url: URL, pool: dict[str, Any]) -> Engine:
     settings = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     schema = settings.get("schema")
     bare = url.difference_update_query(["schema", "sslmode", "sslrootcert"])
@@ -216,7 +215,7 @@ def _postgresql(url: URL) -> Engine:
     if url.password is None:
         arguments["password"] = ""  # pg8000 fails in a strange way where there is none, and one is asked for
     try:
-        engine = create_engine(bare, connect_args=arguments, poolclass=NullPool, hide_parameters=True)
+        engine = create_engine(bare, connect_args=arguments, hide_parameters=True, **pool)
     except ModuleNotFoundError as err:
         raise NodeError(f"{err.name} is not installed", to_do="pip install 'polyclinic[postgresql]'") from None
 

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 from polyclinic.errors import (
     Cancelled,
     ConfigError,
@@ -80,11 +78,6 @@ class Governance:
         assert node.folder is not None
         assert node.engine is not None
         self._node, self._folder = node, node.folder
-        if node.engine.dialect.name == "sqlite":
-            # Whoever closes the last connection to an SQLite file waits for the disk; this one stays open.
-            self._open = node.engine.connect()
-            self._open.execute(text("SELECT count(*) FROM sqlite_master"))
-            self._open.rollback()
         self._policy = PolicyFile(node.folder)
         self._approvals = Approvals(node.engine)
         self._usage = UsageAccount(node.engine)

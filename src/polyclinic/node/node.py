@@ -97,8 +97,11 @@ class Node:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path, *, workbenches: Any = None) -> Node:
+    def open(cls, folder: Path, *, workbenches: Any = None, at_work: bool = False) -> Node:
         """The node that keeps its things in this folder.
+
+        Args:
+            at_work: as for `database_of`.
 
         Raises:
             NodeError: if there is none, or one of another format, or its database cannot be reached.
@@ -109,7 +112,7 @@ class Node:
 
         if not is_node_folder(folder):
             raise NodeError(f"{folder} is no node's folder", to_do="make one with: polyclinic node create NAME")
-        engine = database_of(folder)
+        engine = database_of(folder, at_work=at_work)
         row = node_in(engine)
         registry = DatabaseRegistry(engine, folder)
         return cls(row.node_id, row.name, registry, folder=folder, engine=engine, workbenches=workbenches)

@@ -40,7 +40,6 @@ from polyclinic.federation.over_nats.stored_replies import Answer, StoredReplies
 from polyclinic.messages.replies import Reply, SearchReply
 from polyclinic.messages.requests import ApprovalRequest, SearchRequest
 from polyclinic.messages.version import VERSION
-from polyclinic.node.database import kept_open
 from polyclinic.node.governance import Governance
 from polyclinic.node.node import Node
 from polyclinic.node.registry import RegisteredDataset
@@ -99,14 +98,15 @@ class NodeLoop:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
         loop.add_signal_handler(signal.SIGUSR1, self._stop_here)
-        assert self._node.engine is not None
-        with self._node.in_use(), kept_open(self._node.engine):
+        with self._node.in_use():
             try:
                 await self._until(end, self._serve())
             finally:
                 self._workshop.end()
                 await self._link.close()
                 NodeStatus.remove(self._folder)
+                if self._node.engine is not None:
+                    self._node.engine.dispose()
 
     async def _serve(self) -> None:
         self._write_status()
