@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 import polyclinic
@@ -37,6 +37,12 @@ DEFAULT_TERM = timedelta(days=90)
 
 # One researcher cannot fill the node's disk with plans.
 _MAX_WAITING = 100
+
+
+# A node at work asks for these each round: statements that are built once.
+_OF_PLAN = select(AskedRow.__table__).where(AskedRow.plan_sha256 == bindparam("plan")).order_by(AskedRow.number)
+_STATE = select(AskedRow.state, AskedRow.until).where(AskedRow.id == bindparam("id"))
+_USE = update(AskedRow).where(AskedRow.id == bindparam("approval")).values(used=AskedRow.used + 1)
 
 
 class Approvals:
@@ -66,11 +72,13 @@ class Approvals:
             NotApproved: the researcher has very many requests that wait already; this one is not kept.
         """
         plan, arguments = plan_digest(request.plan), arguments_of(request)
-        with Session(self._engine) as session:
-            of_plan = session.scalars(select(AskedRow).where(AskedRow.plan_sha256 == plan)).all()
-            for row in of_plan:
+        with self._engine.connect() as connection:
+            for found in connection.execute(_OF_PLAN, {"plan": plan}):
+                row = cast("AskedRow", found)  # its columns, by the same names
                 if covers(row, researcher, key, request, arguments, trains=trains):
                     return asked_in(row, request.plan.class_name), False
+        with Session(self._engine) as session:
+            of_plan = session.scalars(select(AskedRow).where(AskedRow.plan_sha256 == plan)).all()
             digest = _digest([plan, researcher, key, request.dataset_id, arguments, request.round_limit])
             open_rows = [row for row in of_plan if row.digest == digest and row.state != "approved"]
             if open_rows:
@@ -83,13 +91,13 @@ class Approvals:
 
     def stands(self, id: str) -> bool:  # noqa: A002
         """Whether this approval holds now, for work that was begun under it."""
-        with Session(self._engine) as session:
-            found = session.execute(select(AskedRow.state, AskedRow.until).where(AskedRow.id == id)).first()
+        with self._engine.connect() as connection:
+            found = connection.execute(_STATE, {"id": id}).first()
         return found is not None and found.state == "approved" and goes_on(found.until)
 
     def use(self, connection: Connection, id: str) -> None:  # noqa: A002
         """Counts a round that was trained under the approval."""
-        connection.execute(update(AskedRow).where(AskedRow.id == id).values(used=AskedRow.used + 1))
+        connection.execute(_USE, {"approval": id})
 
     # ---- for the data manager
 

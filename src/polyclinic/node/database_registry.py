@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Row, select
 from sqlalchemy.orm import Session
 
 from polyclinic.errors import ConfigError, DatasetError, NodeError, nearest
-from polyclinic.node.database import DatasetRow
+from polyclinic.node.database import Base, DatasetRow
 from polyclinic.node.dataset_kinds.kind import get_kind
 from polyclinic.node.journal import Journal, login
 from polyclinic.node.registry import RegisteredDataset, identifier, parse_params
+
+_table = Base.metadata.tables[DatasetRow.__tablename__]
+# A node at work asks each round: rows without objects that could be changed, from a statement that is built once.
+_ALL = select(_table).order_by(_table.c.dataset_id)
 
 
 class DatabaseRegistry:
@@ -29,8 +33,8 @@ class DatabaseRegistry:
         self._folder = folder
 
     def datasets(self) -> list[RegisteredDataset]:
-        with Session(self._engine) as session:
-            return [_registered(row) for row in session.scalars(select(DatasetRow).order_by(DatasetRow.dataset_id))]
+        with self._engine.connect() as connection:
+            return [_registered(row) for row in connection.execute(_ALL)]
 
     def add(self, kind_name: str, options: Mapping[str, Any], *, tags: Iterable[str], name: str) -> RegisteredDataset:
         """Reads and checks a dataset, and registers it.
@@ -90,7 +94,7 @@ class DatabaseRegistry:
         journal.flush()
 
 
-def _registered(row: DatasetRow) -> RegisteredDataset:
+def _registered(row: DatasetRow | Row[Any]) -> RegisteredDataset:
     try:
         return RegisteredDataset.from_description(
             {

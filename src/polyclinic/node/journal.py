@@ -66,6 +66,7 @@ class JournalRow(Base):
 
 
 _table = Base.metadata.tables[JournalRow.__tablename__]
+_LAST = select(_table.c.number, _table.c.digest).order_by(_table.c.number.desc()).limit(1)
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,7 @@ def _gap(connection: Connection, head: Head, noted: Head | None) -> Iterator[tup
 
 
 def _head(connection: Connection) -> Head:
-    chosen = select(_table.c.number, _table.c.digest).order_by(_table.c.number.desc()).limit(1)
-    last = connection.execute(chosen).first()
+    last = connection.execute(_LAST).first()
     return Head() if last is None else Head(last.number, last.digest)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from polyclinic.node.database import Base, make_tables
@@ -34,6 +34,7 @@ class UsageRow(Base):
 
 
 _table = Base.metadata.tables[UsageRow.__tablename__]
+_SAME = select(_table.c.key).where(_table.c.researcher_id == bindparam("who"), _table.c.key == bindparam("what"))
 
 
 class UsageAccount:
@@ -109,5 +110,4 @@ class UsageAccount:
 
 
 def _is_there(connection: Connection, row: dict[str, Any]) -> bool:
-    same = (_table.c.researcher_id == row["researcher_id"], _table.c.key == row["key"])
-    return connection.execute(select(_table.c.key).where(*same)).first() is not None
+    return connection.execute(_SAME, {"who": row["researcher_id"], "what": row["key"]}).first() is not None
