@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -212,7 +212,7 @@ class Link:
         if ttl_seconds:
             headers["Nats-TTL"] = f"{ttl_seconds}s"
         while True:
-            answer = json.loads((await self._unless_full(self.ask(subject, data, headers=headers or None))).data)
+            answer = json.loads((await self.ask(subject, data, headers=headers or None, stores=True)).data)
             if "error" not in answer:
                 return
             # 503: the store is not ready yet, as after a restart.
@@ -223,40 +223,41 @@ class Link:
                 )
             await asyncio.sleep(0.5)
 
-    async def _unless_full(self, asking: Coroutine[Any, Any, Msg]) -> Msg:
-        """The answer; raises if the hub's disk is full, for then its server is silent."""
-
-        async def doubt() -> None:
+    async def _doubt(self, asking: asyncio.Future[Any]) -> None:
+        """Ends what is asked by an error if the hub's disk is full, for then its server is silent."""
+        try:
             while not (await self.ask_desk("hello", {})).get("full"):
                 await asyncio.sleep(_DOUBT_SECONDS)
             raise FederationError(
                 "the disk of the hub is full", to_do="ask its operator to make room; then run() goes on"
             )
+        except FederationError as err:
+            if not asking.done():
+                asking.set_exception(err)
 
-        answer = asyncio.ensure_future(asking)
-        tasks: list[asyncio.Future[Any]] = [answer]
-        try:
-            if not (await asyncio.wait(tasks, timeout=_DOUBT_SECONDS))[0]:
-                tasks.append(asyncio.ensure_future(doubt()))
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if not answer.done():
-                    tasks[1].result()
-            return await answer
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def ask(self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None) -> Msg:
+    async def ask(
+        self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None, stores: bool = False
+    ) -> Msg:
         """Sends again and again until there is an answer.
 
+        Args:
+            stores: it needs the hub's disk, which may be full.
+
         Raises:
-            FederationError: it is too large, the hub forbids it, or has shut this party out.
+            FederationError: it is too large, the hub forbids it, has shut this party out, or its disk is full.
         """
         if len(data) > subjects.MAX_MESSAGE_BYTES:
             raise FederationError(f"a message of {len(data) / 1e6:.1f} MB is larger than the hub takes")
-        forbidden: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        forbidden: asyncio.Future[Any] = loop.create_future()
         asking = self._asking.setdefault(subject.casefold(), set())
         asking.add(forbidden)
+
+        def doubt() -> None:
+            doubting = asyncio.ensure_future(self._doubt(forbidden))
+            forbidden.add_done_callback(lambda _: doubting.cancel())
+
+        silent = loop.call_later(_DOUBT_SECONDS, doubt) if stores else None
         try:
             while True:
                 await self._until_up()
@@ -268,6 +269,8 @@ class Link:
                         return answer.result()
                 await asyncio.sleep(0.2)
         finally:
+            if silent is not None:
+                silent.cancel()
             forbidden.cancel()
             asking.discard(forbidden)
             if not asking:

@@ -60,7 +60,8 @@ class StoredReplies:
         self._folder.mkdir(exist_ok=True)
         self._seen = self._read_seen()
         self._forget_old()
-        self._kept = {p: (m["experiment"], m["round"]) for p in self._folder.glob("*.json") if (m := self._read(p))}
+        files = [(path, self._read(path)) for path in self._folder.glob("*.json")]
+        self._kept = {path.stem: (meta["experiment"], meta["round"]) for path, meta in files if meta}
 
     def find(self, envelope: Envelope) -> Answer | None:
         """The reply that answers this request already; None if it has to be done.
@@ -68,12 +69,13 @@ class StoredReplies:
         Raises:
             MessageError: the frame was answered before, and its reply is not kept any more: somebody replays it.
         """
-        meta = self._read(self._path(envelope))
+        key = _key(envelope)
+        meta = self._read(self._folder / f"{key}.json")
         if meta and (meta["answers"] == envelope.id or (meta["good"] and meta["digest"] == envelope.digest)):
-            if not self._is_whole(envelope, meta):
+            path = self._folder / f"{key}.safetensors"
+            if not _is_whole(path, meta):
                 return None
             reply = codec.decode(bytes.fromhex(meta["reply"]))
-            path = self._path(envelope).with_suffix(".safetensors")
             return Answer(cast("Reply", reply), None if meta["tensors"] is None else path)
         if envelope.id in self._seen:
             raise MessageError(
@@ -88,10 +90,12 @@ class StoredReplies:
         Raises:
             OSError: the disk does not take it.
         """
-        target = self._path(envelope)
-        tensors = None
+        key = _key(envelope)
+        tensors, size = None, None
         if answer.tensors is not None:
-            tensors = answer.tensors.replace(target.with_suffix(".safetensors"))
+            tensors = self._folder / f"{key}.safetensors"
+            answer.tensors.rename(tensors)
+            size = tensors.stat().st_size
         kept = Answer(answer.reply, tensors)
         meta = {
             "answers": envelope.id,
@@ -99,12 +103,12 @@ class StoredReplies:
             "good": not isinstance(answer.reply, Failure),
             "experiment": f"{envelope.sender}/{envelope.experiment_id}",
             "round": envelope.round,
-            "tensors": None if tensors is None else tensors.stat().st_size,
+            "tensors": size,
             "reply": kept.body.hex(),
         }
         # Half a file is as good as none: it is read as if nothing was kept.
-        target.write_text(json.dumps(meta), encoding="utf-8")
-        self._kept[target] = (str(meta["experiment"]), envelope.round)
+        (self._folder / f"{key}.json").write_bytes(json.dumps(meta).encode())
+        self._kept[key] = (str(meta["experiment"]), envelope.round)
         return kept
 
     def settle(self, envelope: Envelope) -> None:
@@ -112,23 +116,15 @@ class StoredReplies:
 
         It takes its time: call it in a thread, when the reply was sent.
         """
-        path = self._path(envelope)
+        key = _key(envelope)
         try:
-            with path.open("rb") as file:
+            with (self._folder / f"{key}.json").open("rb") as file:
                 os.fsync(file.fileno())
         except OSError as err:
             log.warning("the reply to %s is not sure to outlast a power cut: %s", envelope.request_id, err)
         self._remember(envelope)
-        if path in self._kept:
-            self._forget(self._kept[path][0], before=envelope.round - 1)
-
-    def _is_whole(self, envelope: Envelope, meta: dict[str, Any]) -> bool:
-        """Whether the tensors are all there: after a power cut, their file may end early."""
-        if meta["tensors"] is None:
-            return True
-        with suppress(OSError):
-            return bool(meta["tensors"] == self._path(envelope).with_suffix(".safetensors").stat().st_size)
-        return False
+        if key in self._kept:
+            self._forget(self._kept[key][0], before=envelope.round - 1)
 
     def _remember(self, envelope: Envelope) -> None:
         if envelope.id in self._seen:
@@ -152,21 +148,17 @@ class StoredReplies:
         return seen
 
     def _forget(self, experiment: str, before: int) -> None:
-        for path, (whose, number) in list(self._kept.items()):
+        for key, (whose, number) in list(self._kept.items()):
             if whose == experiment and number < before:
-                del self._kept[path]
-                for suffix in (".json", ".safetensors"):
-                    path.with_suffix(suffix).unlink(missing_ok=True)
+                del self._kept[key]
+                for suffix in ("json", "safetensors"):
+                    (self._folder / f"{key}.{suffix}").unlink(missing_ok=True)
 
     def _forget_old(self) -> None:
         oldest = time.time() - WINDOW_SECONDS
         for path in self._folder.glob("*"):
             if path.name != _SEEN and (path.suffix == ".partial" or path.stat().st_mtime < oldest):
                 path.unlink()
-
-    def _path(self, envelope: Envelope) -> Path:
-        key = hashlib.sha256(f"{envelope.sender}/{envelope.request_id}".encode()).hexdigest()[:32]
-        return self._folder / f"{key}.json"
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:
@@ -175,3 +167,16 @@ class StoredReplies:
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
+
+
+def _key(envelope: Envelope) -> str:
+    return hashlib.sha256(f"{envelope.sender}/{envelope.request_id}".encode()).hexdigest()[:32]
+
+
+def _is_whole(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether the tensors are all there: after a power cut, their file may end early."""
+    if meta["tensors"] is None:
+        return True
+    with suppress(OSError):
+        return bool(meta["tensors"] == path.stat().st_size)
+    return False
