@@ -24,6 +24,7 @@ from polyclinic.experiment.beginning import (
 from polyclinic.experiment.check import CheckReport, check_nodes
 from polyclinic.experiment.comparison import Comparison, compare
 from polyclinic.experiment.evaluation import Evaluation, evaluate_nodes
+from polyclinic.experiment.freed_memory import give_back_freed
 from polyclinic.experiment.history import History
 from polyclinic.experiment.models import as_module, best_round, round_number
 from polyclinic.experiment.observers import Observer, tell
@@ -36,7 +37,6 @@ from polyclinic.experiment.stopping import interrupts_cancel
 from polyclinic.experiment.tables import html_facts
 from polyclinic.federation.federation import Federation
 from polyclinic.federation.places import default_federation
-from polyclinic.memory import give_back_freed
 from polyclinic.messages.requests import ApprovalRequest, CheckRequest, EvaluateRequest, PlanText, TrainRequest
 from polyclinic.messages.training_args import TrainingArgs
 from polyclinic.plans.source import PlanSource
