@@ -5,12 +5,14 @@ import os
 import signal
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from polyclinic.federation.over_nats import event_loop
 from polyclinic.federation.over_nats.connection import Link
 from polyclinic.federation.over_nats.event_loop import LoopThread
+from polyclinic.federation.try_out import free_port
 
 
 @contextmanager
@@ -31,8 +33,14 @@ def test_a_connection_that_nobody_closed_is_closed(hub, guys):
         event_loop.run(leave())
 
 
-def test_a_connection_to_a_server_that_is_frozen_is_closed(fresh_hub, tmp_path):
-    me = fresh_hub.start().join("researcher", "Ada", tmp_path / "ada")
+@pytest.mark.parametrize("how", ["tls", "websocket"])
+def test_a_connection_to_a_server_that_is_frozen_is_closed(fresh_hub, tmp_path, how):
+    if how == "websocket":
+        pytest.importorskip("aiohttp")
+    web = free_port()
+    me = fresh_hub.start("--websocket-port", str(web)).join("researcher", "Ada", tmp_path / "ada")
+    if how == "websocket":
+        me = replace(me, urls=(f"wss://127.0.0.1:{web}",))
     with nothing_left_open():
         loop, link = LoopThread("test"), Link(me)
         loop.run(link.open(), 30)
