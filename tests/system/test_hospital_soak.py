@@ -20,7 +20,7 @@ from tests.system.hospitals import NAMES, NODES, Hospitals, assert_same_end, exp
 
 MANY_ROUNDS = 200 if SOAK else 12
 # Seconds between two breaks; each is mended before the next.
-PAUSE = (1.0, 8.0) if SOAK else (0.1, 1.0)
+PAUSE = (0.1, 1.0)
 
 
 class Breaker(threading.Thread):
