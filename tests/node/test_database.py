@@ -5,10 +5,11 @@ import subprocess
 from contextlib import suppress
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from polyclinic.errors import ConfigError, NodeError
-from polyclinic.node.database import DATABASE_URL, DATABASE_VARIABLE, open_database, parse_url
+from polyclinic.node.database import DATABASE_URL, DATABASE_VARIABLE, database_of, node_in, open_database, parse_url
 from polyclinic.node.journal import Journal
 from polyclinic.node.journal_check import read, verify
 from polyclinic.node.node import Node
@@ -50,6 +51,39 @@ def test_a_journal_in_postgresql_is_one_chain_and_refuses_changes(postgresql, tm
         connection.exec_driver_sql("ALTER TABLE journal DISABLE TRIGGER ALL")
         connection.exec_driver_sql("DELETE FROM journal WHERE number = 4")
     assert verify(engine, folder=tmp_path).row == 5
+
+
+def test_a_node_at_work_gets_over_the_end_of_its_connections(postgresql, tmp_path):
+    """As when the server was started again."""
+    folder = Node.create(tmp_path, "Guy's", database=f"{postgresql}?schema=ends").folder
+    engine = database_of(folder, at_work=True)
+    end_others = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'polyclinic' AND pid <> pg_backend_pid()"
+    )
+
+    def end_connections():
+        with database_of(folder).connect() as other:
+            return sum(other.execute(end_others).scalars())
+
+    journal = Journal(engine, folder=folder)
+    for number in range(3):
+        journal.write("ended", request=f"r{number}", outcome="done")
+        journal.flush()
+        assert end_connections() >= 1
+        assert node_in(engine).name == "Guy's"
+
+    # In the middle of a transaction it is an error, and nothing is lost.
+    def end_it(_connection):
+        end_connections()
+
+    journal.write("ended", request="r3", outcome="done")
+    with pytest.raises(NodeError, match="cannot be reached"):
+        journal.flush(end_it)
+    journal.flush()
+    assert [row.facts["request"] for row in read(engine, kind="ended")] == ["r0", "r1", "r2", "r3"]
+    assert verify(engine, folder=folder).row is None
+    engine.dispose()
 
 
 def test_a_password_in_the_environment_is_not_written_down(postgresql, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from polyclinic.node.journal import Journal
 from polyclinic.node.usage import UsageAccount
 folder, name, approval = Path(sys.argv[1]), sys.argv[2], sys.argv[5]
 count, stuck_at = map(int, sys.argv[3:5])
-engine = database_of(folder)
+engine = database_of(folder, at_work=True)
 journal, usage, approvals = Journal(engine, folder=folder), UsageAccount(engine), Approvals(engine)
 def stay(connection):
     print("stuck", flush=True)
