@@ -5,7 +5,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from polyclinic.errors import ConfigError, NodeError
@@ -58,7 +58,7 @@ def test_a_node_at_work_gets_over_the_end_of_its_connections(postgresql, tmp_pat
     folder = Node.create(tmp_path, "Guy's", database=f"{postgresql}?schema=ends").folder
     engine = database_of(folder, at_work=True)
     end_others = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE application_name = 'polyclinic' AND pid <> pg_backend_pid()"
     )
 
@@ -144,3 +144,14 @@ def test_a_full_disk_loses_nothing(tmp_path):
         assert (found.row, found.rows) == (None, 301)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_ctrl_c_while_it_is_opened_stays_one(tmp_path):
+    engine = open_database(tmp_path / "node.sqlite")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    event.listen(engine, "do_connect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.connect()

@@ -252,7 +252,8 @@ def _tls(host: str | None, settings: dict[str, str]) -> ssl.SSLContext | bool:
 
 def _told_clearly(context: ExceptionContext) -> None:
     """In place of what the database's own library raises, what a data manager can do."""
-    if context.is_pre_ping or context.engine is None:
+    # A Ctrl-C in the middle of it stays one.
+    if context.is_pre_ping or context.engine is None or not isinstance(context.original_exception, Exception):
         return
     err, what = context.original_exception, str(context.original_exception)
     where = context.engine.url.render_as_string()  # without its password
