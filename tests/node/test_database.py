@@ -146,12 +146,12 @@ def test_a_full_disk_loses_nothing(tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_ctrl_c_while_it_is_opened_stays_one(tmp_path):
+def test_a_ctrl_c_while_it_is_asked_stays_one(tmp_path):
     engine = open_database(tmp_path / "node.sqlite")
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    event.listen(engine, "do_connect", interrupt)
+    event.listen(engine, "do_execute", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        engine.connect()
+        node_in(engine)
